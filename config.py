@@ -1,0 +1,74 @@
+"""The settings, read from the environment and from the file `.env`."""
+
+import sys
+from functools import lru_cache
+
+from pydantic import (
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    SecretStr,
+    ValidationError,
+    field_validator,
+)
+from pydantic_settings import BaseSettings, SettingsConfigDict
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
+
+# What the database URLs of hosting providers begin with, and the driver that serves each.
+DRIVERS = {
+    "sqlite": "sqlite",
+    "postgres": "postgresql+psycopg2",
+    "postgresql": "postgresql+psycopg2",
+    "postgresql+psycopg2": "postgresql+psycopg2",
+}
+
+
+class Settings(BaseSettings):
+    """What a deployment may set, each by the environment variable of the same name."""
+
+    model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore")
+
+    database_url: SecretStr = SecretStr("sqlite:///tasks.db")
+    # Connections that a process keeps open, and how many more it opens under load.
+    database_pool_size: PositiveInt = 10
+    database_max_overflow: NonNegativeInt = 20
+    # Seconds to wait for a free connection or, on SQLite, for the end of another write.
+    database_pool_timeout: PositiveInt = 30
+    # Seconds after which a connection is replaced by a new one.
+    database_pool_recycle: PositiveInt = 3600
+    # Seconds to wait for PostgreSQL to answer a new connection.
+    database_connect_timeout: int = Field(default=5, ge=1, le=5)
+    # Whether the start brings the database to the newest version of the schema.
+    migrate_at_start: bool = True
+
+    @field_validator("database_url")
+    @classmethod
+    def name_the_driver(cls, database_url: SecretStr) -> SecretStr:
+        """Return the URL with the driver that serves it; refuse what nothing here can serve."""
+        try:
+            url = make_url(database_url.get_secret_value())
+        except (ArgumentError, ValueError):
+            raise ValueError("is not the URL of a database") from None
+        if url.drivername not in DRIVERS:
+            raise ValueError("must begin with sqlite:///, postgres:// or postgresql://")
+        if url.drivername == "sqlite" and url.database in (None, "", ":memory:"):
+            raise ValueError("must name a file, as in sqlite:///tasks.db")
+        if database_url.get_secret_value().count("@") > 1:
+            # What follows the first @ would be taken for the host, and its name is no secret.
+            raise ValueError("must have %40 for each @ in the user's name or password")
+        driver = DRIVERS[url.drivername]
+        return SecretStr(url.set(drivername=driver).render_as_string(hide_password=False))
+
+
+@lru_cache
+def get_settings() -> Settings:
+    """Return the settings, or end the process with one sentence for each that is wrong."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        for wrong in error.errors():
+            message = wrong["msg"].removeprefix("Value error, ")
+            sys.stderr.write(f"{str(wrong['loc'][0]).upper()}: {message}\n")
+        # The exit code by which uvicorn's parent process knows not to try again.
+        sys.exit(3)

@@ -1,0 +1,110 @@
+"""The database: its engines, the session of a request, and the schema."""
+
+import sqlite3
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated
+
+from alembic import command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from fastapi import Depends, Request
+from sqlalchemy import Connection, event, make_url
+from sqlmodel import Session, create_engine
+
+from config import get_settings
+
+settings = get_settings()
+url = make_url(settings.database_url.get_secret_value())
+is_sqlite = url.get_backend_name() == "sqlite"
+
+SQLITE_OPTIONS = {"timeout": settings.database_pool_timeout}
+POSTGRESQL_OPTIONS = {
+    "connect_timeout": settings.database_connect_timeout,
+    # In another time zone, psycopg2 cannot read the first and the last day of the calendar.
+    "options": f"{url.query.get('options', '')} -c timezone=UTC",
+}
+
+# The engine for writes: what a session does until it commits is one transaction.
+engine = create_engine(
+    url,
+    connect_args=SQLITE_OPTIONS if is_sqlite else POSTGRESQL_OPTIONS,
+    hide_parameters=True,  # an error in the log must not show what clients sent
+    pool_size=settings.database_pool_size,
+    max_overflow=settings.database_max_overflow,
+    pool_timeout=settings.database_pool_timeout,
+    pool_recycle=settings.database_pool_recycle,
+    pool_pre_ping=True,
+)
+# The engine for reads, on the same connections: each statement stands alone.
+reading_engine = engine.execution_options(isolation_level="AUTOCOMMIT")
+
+
+def prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
+    """Make a new connection to SQLite as strict, as durable and as concurrent as PostgreSQL's."""
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA foreign_keys = ON")
+    # Its own lower(), by which texts are compared in any case, knows only the letters A to Z.
+    connection.create_function("lower", 1, lambda text: text and text.lower(), deterministic=True)
+
+
+def begin_sqlite(connection: Connection) -> None:
+    """Wait for the other writers at the begin of a transaction.
+
+    One that first read and then writes could not wait: its read may be out of date by then, so
+    SQLite would refuse the write at once (https://www.sqlite.org/rescode.html#busy_snapshot).
+    """
+    if connection.get_isolation_level() != "AUTOCOMMIT":
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+if is_sqlite:
+    event.listen(engine, "connect", prepare_sqlite)
+    event.listen(engine, "begin", begin_sqlite)
+
+
+def get_session(request: Request) -> Iterator[Session]:
+    """Yield the session of a request; in the end, what it did not commit is undone.
+
+    `GET` only reads (RFC 9110, 9.2.1). Objects stay as they are after a commit, so that the
+    answer needs no further look at the database.
+    """
+    bind = reading_engine if request.method == "GET" else engine
+    with Session(bind, expire_on_commit=False) as session:
+        yield session
+
+
+# With as many sessions as connections, no request holds a thread while it waits for a
+# connection. They end before the answer is sent, so a slow client holds none of them.
+SessionDep = Annotated[
+    Session,
+    Depends(
+        get_session,
+        scope="function",
+        max_concurrency=settings.database_pool_size + settings.database_max_overflow,
+    ),
+]
+
+
+alembic_config = Config(toml_file=Path(__file__).with_name("pyproject.toml"))
+
+
+def upgrade_schema() -> None:
+    """Bring the schema to the newest version; of several processes, one does and the rest wait."""
+    command.upgrade(alembic_config, "head")
+
+
+@lru_cache
+def newest_version() -> str | None:
+    """Return the newest version of the schema, the one that this code is for."""
+    return ScriptDirectory.from_config(alembic_config).get_current_head()
+
+
+def schema_is_current() -> bool:
+    """Return whether the schema of the database has the newest version."""
+    with reading_engine.connect() as connection:
+        version = MigrationContext.configure(connection).get_current_revision()
+    return version == newest_version()

@@ -1,0 +1,28 @@
+"""What Alembic runs for each of its commands: it connects the migrations to the database."""
+
+from alembic import context
+from sqlmodel import SQLModel
+
+import models  # noqa: F401  # its tables are what `--autogenerate` compares with
+from database import engine, is_sqlite
+
+# The same number for all processes that migrate this database; any would do.
+LOCK = 0x7461736B  # "task" in ASCII
+
+with engine.connect() as connection:
+    connection.detach()  # its settings below are not for the requests
+    if is_sqlite:
+        # A migration may replace a table, which must not touch those that refer to it.
+        connection.connection.cursor().execute("PRAGMA foreign_keys = OFF")
+    with connection.begin():
+        if not is_sqlite:
+            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({LOCK})")
+        context.configure(
+            connection=connection,
+            target_metadata=SQLModel.metadata,
+            render_as_batch=True,
+            user_module_prefix="sqlmodel.",
+            autogenerate_plugins=["alembic.autogenerate.*", "alembic.ext.checkconstraint_byname"],
+        )
+        with context.begin_transaction():
+            context.run_migrations()

@@ -1,0 +1,80 @@
+"""A server on each of the two databases, and empty databases for the tests that need their own."""
+
+import os
+from collections.abc import Callable, Iterator
+from uuid import uuid4
+
+import httpx2
+import pytest
+from servers import ApiServer, connect, run_postgresql
+from sqlalchemy import Engine, make_url, text
+
+
+@pytest.fixture(scope="session")
+def postgresql_url() -> Iterator[str]:
+    """The server that TEST_DATABASE_URL names, or one that is brought along."""
+    if url := os.environ.get("TEST_DATABASE_URL"):
+        yield url
+    else:
+        with run_postgresql() as server:
+            yield server.get_uri()
+
+
+@pytest.fixture(scope="session")
+def new_postgresql_database(postgresql_url: str) -> Iterator[Callable[[], str]]:
+    names: list[str] = []
+    engine = connect(postgresql_url).execution_options(isolation_level="AUTOCOMMIT")
+
+    def create() -> str:
+        names.append(f"test_{uuid4().hex}")
+        with engine.connect() as connection:
+            connection.execute(text(f"CREATE DATABASE {names[-1]}"))
+        url = make_url(postgresql_url).set(database=names[-1])
+        return url.render_as_string(hide_password=False)
+
+    yield create
+    with engine.connect() as connection:
+        for name in names:
+            connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+    engine.dispose()
+
+
+@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
+def new_database(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[], str]:
+    """A function that returns the URL of a new and empty database, on each of the two in turn."""
+    if request.param == "sqlite":
+        return lambda: f"sqlite:///{tmp_path_factory.mktemp('sqlite')}/tasks.db"
+    create: Callable[[], str] = request.getfixturevalue("new_postgresql_database")
+    return create
+
+
+@pytest.fixture
+def empty_database(new_database: Callable[[], str]) -> str:
+    return new_database()
+
+
+@pytest.fixture(scope="session")
+def server(
+    new_database: Callable[[], str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ApiServer]:
+    with ApiServer(tmp_path_factory.mktemp("server"), new_database()) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def engine(server: ApiServer) -> Iterator[Engine]:
+    """The server's database, to prepare what no client can and to see what no client sees."""
+    engine = connect(server.database_url)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def client(server: ApiServer, engine: Engine) -> Iterator[httpx2.Client]:
+    """A client of a server without tasks."""
+    with engine.begin() as connection:
+        connection.execute(text("DELETE FROM task"))
+    with httpx2.Client(base_url=server.url) as client:
+        yield client

@@ -1,0 +1,216 @@
+"""What a client may rely on for one task."""
+
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from typing import Any
+
+import httpx2
+import pytest
+
+Task = dict[str, Any]
+
+
+def create(client: httpx2.Client, **fields: object) -> Task:
+    answer = client.post("/tasks", json={"title": "Write the report"} | fields)
+    assert answer.status_code == 201
+    task: Task = answer.json()
+    return task
+
+
+def read(client: httpx2.Client, task: Task) -> Task:
+    answer = client.get(f"/tasks/{task['id']}")
+    assert answer.status_code == 200
+    task = answer.json()
+    return task
+
+
+def test_a_new_task_needs_only_a_title(client: httpx2.Client) -> None:
+    task = create(client)
+
+    assert task == read(client, task)
+    assert task | {"id": 0, "created_at": "", "updated_at": ""} == {
+        "id": 0,
+        "title": "Write the report",
+        "description": None,
+        "status": "pending",
+        "priority": 0,
+        "due_at": None,
+        "created_at": "",
+        "updated_at": "",
+        "completed_at": None,
+    }
+
+
+def test_a_new_task_keeps_what_was_sent(client: httpx2.Client) -> None:
+    sent = {
+        "title": "🐛 Fix `app.frontend()` <b>",
+        "description": "line\nline\t'; DROP TABLE task; --",
+        "status": "in_progress",
+        "priority": 5,
+        "due_at": "2026-12-31T23:59:59.123456Z",
+    }
+
+    task = create(client, **sent)
+
+    assert read(client, task) == task
+    assert task.items() >= sent.items()
+
+
+def test_the_location_of_a_new_task_leads_to_it(client: httpx2.Client) -> None:
+    answer = client.post("/tasks", json={"title": "Write the report"})
+
+    assert answer.headers["Location"] == f"/tasks/{answer.json()['id']}"
+    assert client.get(answer.headers["Location"]).json() == answer.json()
+
+
+def test_a_title_is_trimmed_before_its_length_counts(client: httpx2.Client) -> None:
+    assert create(client, title=f"\n {'x' * 200}\t")["title"] == "x" * 200
+
+
+def test_moments_go_out_in_utc_with_a_z(client: httpx2.Client) -> None:
+    task = create(client, due_at="2026-06-01T01:30:00+02:00", status="completed")
+
+    assert task["due_at"] == "2026-05-31T23:30:00Z"
+    for moment in ("created_at", "updated_at", "completed_at"):
+        assert task[moment].endswith("Z")
+        assert datetime.fromisoformat(task[moment])
+
+
+@pytest.mark.parametrize("due_at", ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59.999999Z"])
+def test_the_first_and_the_last_moment_of_the_calendar_are_kept(
+    client: httpx2.Client, due_at: str
+) -> None:
+    task = create(client, due_at=due_at)
+
+    assert task["due_at"] == due_at
+    assert read(client, task) == task
+
+
+@pytest.mark.parametrize("method", ["PATCH", "PUT"])
+def test_an_update_changes_only_what_was_sent(client: httpx2.Client, method: str) -> None:
+    task = create(client, description="Ten pages", priority=3, due_at="2026-06-01T00:00:00Z")
+
+    answer = client.request(
+        method, f"/tasks/{task['id']}", json={"title": " Read it ", "priority": 1}
+    )
+
+    assert answer.status_code == 200
+    changed = answer.json()
+    assert changed == task | {
+        "title": "Read it",
+        "priority": 1,
+        "updated_at": changed["updated_at"],
+    }
+    assert changed["updated_at"] > task["updated_at"]
+    assert read(client, task) == changed
+
+
+@pytest.mark.parametrize("method", ["PATCH", "PUT"])
+def test_null_clears_the_description_and_the_due_date(client: httpx2.Client, method: str) -> None:
+    task = create(client, description="Ten pages", due_at="2026-06-01T00:00:00Z")
+
+    client.request(method, f"/tasks/{task['id']}", json={"description": None, "due_at": None})
+
+    assert read(client, task)["description"] is None
+    assert read(client, task)["due_at"] is None
+
+
+@pytest.mark.parametrize("method", ["PATCH", "PUT"])
+@pytest.mark.parametrize("field", ["title", "status", "priority"])
+def test_null_is_refused_for_the_other_fields(
+    client: httpx2.Client, method: str, field: str
+) -> None:
+    task = create(client)
+
+    changes = {field: None, "description": "must not be kept"}
+    answer = client.request(method, f"/tasks/{task['id']}", json=changes)
+
+    assert answer.status_code == 422
+    assert answer.json()["detail"][0]["loc"] == ["body", field]
+    assert read(client, task) == task
+
+
+@pytest.mark.parametrize("method", ["PATCH", "PUT"])
+def test_an_empty_update_changes_nothing(client: httpx2.Client, method: str) -> None:
+    task = create(client)
+
+    answer = client.request(method, f"/tasks/{task['id']}", json={})
+
+    assert answer.status_code == 200
+    assert answer.json() == task == read(client, task)
+
+
+@pytest.mark.parametrize("method", ["PATCH", "PUT"])
+def test_a_task_may_be_sent_back_as_it_was_received(client: httpx2.Client, method: str) -> None:
+    task = create(client, status="completed", due_at="2026-06-01T00:00:00Z")
+    received = task | {"id": 999_999, "created_at": "never", "completed_at": None, "new": [1]}
+
+    answer = client.request(method, f"/tasks/{task['id']}", json=received)
+
+    assert answer.status_code == 200
+    assert answer.json() == task == read(client, task)
+
+
+def test_a_task_may_be_created_as_another_was_received(client: httpx2.Client) -> None:
+    task = create(client)
+
+    assert create(client, **task)["id"] != task["id"]
+
+
+def test_completed_at_is_set_while_the_status_is_completed(client: httpx2.Client) -> None:
+    path = f"/tasks/{create(client)['id']}"
+
+    completed = client.patch(path, json={"status": "completed"}).json()
+    renamed = client.patch(path, json={"status": "completed", "title": "Renamed"}).json()
+    reopened = client.patch(path, json={"status": "in_progress"}).json()
+
+    assert completed["completed_at"] >= completed["created_at"]
+    assert renamed["completed_at"] == completed["completed_at"]
+    assert reopened["completed_at"] is None
+
+
+def test_a_task_may_be_created_completed(client: httpx2.Client) -> None:
+    assert create(client, status="completed")["completed_at"] is not None
+
+
+def test_a_deleted_task_is_gone(client: httpx2.Client) -> None:
+    task, other = create(client), create(client)
+    path = f"/tasks/{task['id']}"
+
+    answer = client.delete(path)
+
+    assert answer.status_code == 200
+    assert answer.json() == {"message": "Task deleted", "task_id": task["id"]}
+    for method in ("GET", "PATCH", "PUT", "DELETE"):
+        assert client.request(method, path, json={}).status_code == 404
+    assert client.get("/tasks").json() == [other]
+
+
+def test_the_id_of_a_deleted_task_is_not_used_again(client: httpx2.Client) -> None:
+    task = create(client)
+    client.delete(f"/tasks/{task['id']}")
+
+    assert create(client)["id"] > task["id"]
+
+
+def test_updates_at_the_same_moment_are_all_kept(client: httpx2.Client) -> None:
+    task = create(client)
+    changes = {"title": "Read it", "description": "Ten pages", "status": "completed", "priority": 4}
+
+    def change(field: str) -> int:
+        return client.patch(f"/tasks/{task['id']}", json={field: changes[field]}).status_code
+
+    with ThreadPoolExecutor(20) as threads:
+        answers = list(threads.map(change, list(changes) * 5))
+
+    assert set(answers) == {200}
+    assert read(client, task).items() >= changes.items()
+
+
+def test_of_deletions_at_the_same_moment_one_succeeds(client: httpx2.Client) -> None:
+    path = f"/tasks/{create(client)['id']}"
+
+    with ThreadPoolExecutor(20) as threads:
+        answers = list(threads.map(lambda _: client.delete(path).status_code, range(20)))
+
+    assert sorted(answers) == [200] + [404] * 19

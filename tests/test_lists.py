@@ -6,29 +6,23 @@ from typing import Any
 
 import httpx2
 import pytest
+from calls import Task, create
 from sqlalchemy import Engine, text
 
-Task = dict[str, Any]
+Query = str | int | list[str]
 
 FIELDS = ["id", "title", "status", "priority", "due_at", "created_at", "updated_at"]
 SORTS = [direction + field for field, direction in product(FIELDS, ("", "-"))]
 LISTS = ["/tasks", "/tasks/by-status/pending", "/tasks/recent"]
 
 
-def create(client: httpx2.Client, **fields: object) -> Task:
-    answer = client.post("/tasks", json={"title": "Write the report"} | fields)
-    assert answer.status_code == 201
-    task: Task = answer.json()
-    return task
-
-
-def titles(client: httpx2.Client, path: str = "/tasks", **query: object) -> list[str]:
+def titles(client: httpx2.Client, path: str = "/tasks", **query: Query) -> list[str]:
     answer = client.get(path, params=query)
     assert answer.status_code == 200, answer.text
     return [task["title"] for task in answer.json()]
 
 
-def follow(client: httpx2.Client, path: str, **query: object) -> list[list[Task]]:
+def follow(client: httpx2.Client, path: str, **query: Query) -> list[list[Task]]:
     """Return the pages from the first to the last, each as the one before it links to it."""
     answer = client.get(path, params=query)
     pages = [answer.json()]
@@ -169,7 +163,8 @@ def test_following_next_visits_every_task_once(
 
 
 @pytest.mark.parametrize("path", LISTS)
-def test_every_list_has_pages(client: httpx2.Client, tasks: list[Task], path: str) -> None:
+@pytest.mark.usefixtures("tasks")
+def test_every_list_has_pages(client: httpx2.Client, path: str) -> None:
     pages = follow(client, path, sort="-due_at", limit=3)
 
     assert list(chain(*pages)) == client.get(path, params={"sort": "-due_at"}).json()
@@ -226,14 +221,16 @@ def test_a_list_in_another_order_cannot_go_on_behind_a_deleted_task(
     assert answer.status_code == 404
 
 
-def test_tasks_are_counted_on_demand(client: httpx2.Client, tasks: list[Task]) -> None:
-    query = {"status": "pending", "limit": 3, "offset": 3}
+@pytest.mark.usefixtures("tasks")
+def test_tasks_are_counted_on_demand(client: httpx2.Client) -> None:
+    query: dict[str, Any] = {"status": "pending", "limit": 3, "offset": 3}
 
     assert client.get("/tasks", params=query | {"count": "true"}).headers["X-Total-Count"] == "10"
     assert "X-Total-Count" not in client.get("/tasks", params=query).headers
 
 
-def test_the_last_page_links_to_no_other(client: httpx2.Client, tasks: list[Task]) -> None:
+@pytest.mark.usefixtures("tasks")
+def test_the_last_page_links_to_no_other(client: httpx2.Client) -> None:
     assert "Link" in client.get("/tasks", params={"limit": 29}).headers
     assert "Link" not in client.get("/tasks", params={"limit": 30}).headers
 
@@ -254,10 +251,11 @@ def test_an_unknown_query_parameter_is_refused(client: httpx2.Client, path: str)
 
 
 @pytest.mark.parametrize("status", ["pending", "in_progress", "completed"])
+@pytest.mark.usefixtures("tasks")
 def test_the_tasks_of_one_status_are_a_list_of_their_own(
-    client: httpx2.Client, tasks: list[Task], status: str
+    client: httpx2.Client, status: str
 ) -> None:
-    query = {"priority_min": 1, "sort": "-due_at", "count": "true"}
+    query: dict[str, Any] = {"priority_min": 1, "sort": "-due_at", "count": "true"}
 
     by_status = client.get(f"/tasks/by-status/{status}", params=query)
     filtered = client.get("/tasks", params=query | {"status": status})

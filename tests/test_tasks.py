@@ -2,26 +2,17 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
-from typing import Any
 
 import httpx2
 import pytest
-
-Task = dict[str, Any]
-
-
-def create(client: httpx2.Client, **fields: object) -> Task:
-    answer = client.post("/tasks", json={"title": "Write the report"} | fields)
-    assert answer.status_code == 201
-    task: Task = answer.json()
-    return task
+from calls import Task, create
 
 
 def read(client: httpx2.Client, task: Task) -> Task:
     answer = client.get(f"/tasks/{task['id']}")
     assert answer.status_code == 200
-    task = answer.json()
-    return task
+    found: Task = answer.json()
+    return found
 
 
 def test_a_new_task_needs_only_a_title(client: httpx2.Client) -> None:

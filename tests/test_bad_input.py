@@ -1,0 +1,224 @@
+"""What a client may rely on when it sends nonsense: a clear answer in JSON, and no change."""
+
+import json
+from collections.abc import Iterator
+
+import httpx2
+import pytest
+from calls import create
+
+JSON = {"Content-Type": "application/json"}
+LIMIT = 1024 * 1024
+
+
+def assert_invalid(answer: httpx2.Response, *loc: str | int) -> None:
+    assert answer.status_code == 422, answer.text
+    [problem] = answer.json()["detail"]
+    assert tuple(problem["loc"]) == loc
+    assert problem["type"]
+    assert problem["msg"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("title", '""'),
+        ("title", '" \\n\\t\\u2003 "'),
+        ("title", f'"{"x" * 201}"'),
+        ("title", "null"),
+        ("title", "1"),
+        ("title", '["a"]'),
+        ("title", r'"nul \u0000"'),
+        ("title", r'"lone surrogate \ud800"'),
+        ("description", f'"{"x" * 10_001}"'),
+        ("description", r'"\u0000"'),
+        ("description", r'"\udfff"'),
+        ("description", "false"),
+        ("status", '"done"'),
+        ("status", '"PENDING"'),
+        ("status", "null"),
+        ("status", "0"),
+        ("priority", "-1"),
+        ("priority", "6"),
+        ("priority", "1.5"),
+        ("priority", '"3"'),
+        ("priority", "true"),
+        ("priority", "null"),
+        ("priority", "NaN"),
+        ("priority", "Infinity"),
+        ("priority", "-Infinity"),
+        ("priority", "1e400"),
+        ("priority", str(2**63)),
+        ("priority", "9" * 4_000),
+        ("due_at", '"2026-06-01T00:00:00"'),
+        ("due_at", '"2026-06-01"'),
+        ("due_at", '"2026-02-30T00:00:00Z"'),
+        ("due_at", '"tomorrow"'),
+        ("due_at", '"1780272000"'),
+        ("due_at", "1780272000"),
+        ("due_at", "NaN"),
+        ("due_at", "true"),
+        ("due_at", '"0001-01-01T00:00:00+14:00"'),
+        ("due_at", '"9999-12-31T23:59:59-00:01"'),
+        ("due_at", '"10000-01-01T00:00:00Z"'),
+    ],
+)
+def test_a_wrong_value_is_refused_and_changes_nothing(
+    client: httpx2.Client, field: str, value: str
+) -> None:
+    task = create(client)
+    body = f'{{"title": "Changed", "{field}": {value}}}'
+
+    assert_invalid(client.post("/tasks", content=body, headers=JSON), "body", field)
+    for method in ("PATCH", "PUT"):
+        answer = client.request(method, f"/tasks/{task['id']}", content=body, headers=JSON)
+        assert_invalid(answer, "body", field)
+
+    assert client.get("/tasks").json() == [task]
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"", 422),
+        (b"{", 422),
+        (b"null", 422),
+        (b"[]", 422),
+        (b'"text"', 422),
+        (b"{}", 422),
+        (b"\x80", 400),
+        (b'{"title": "\xe9"}', 400),
+        (b'{"title": "x", "priority": ' + b"9" * 5_000 + b"}", 400),
+        (b"[" * 100_000, 400),
+        (b'{"title":' * 100_000, 400),
+    ],
+)
+def test_a_body_that_is_no_task_is_refused(client: httpx2.Client, body: bytes, status: int) -> None:
+    answer = client.post("/tasks", content=body, headers=JSON)
+
+    assert answer.status_code == status
+    assert answer.json()["detail"]
+    assert client.get("/tasks").json() == []
+
+
+@pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", None])
+def test_a_body_of_another_type_is_refused(client: httpx2.Client, content_type: str | None) -> None:
+    headers = {"Content-Type": content_type} if content_type else {}
+
+    assert_invalid(client.post("/tasks", content=b'{"title": "x"}', headers=headers), "body")
+
+
+def test_a_body_of_the_largest_size_is_read(client: httpx2.Client) -> None:
+    body = json.dumps({"title": "x", "ignored": ""})[:-2]
+
+    answer = client.post("/tasks", content=body.ljust(LIMIT - 2, "y") + '"}', headers=JSON)
+
+    assert answer.status_code == 201
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_larger_body_is_refused(client: httpx2.Client, *, chunked: bool) -> None:
+    def chunks() -> Iterator[bytes]:
+        yield from [b"x" * 1024] * 1024
+        yield b"x"
+
+    body = chunks() if chunked else b"x" * (LIMIT + 1)
+    answer = client.post("/tasks", content=body, headers=JSON)
+
+    assert answer.status_code == 413
+    assert answer.json() == {"detail": "The body is over 1048576 bytes"}
+
+
+@pytest.mark.parametrize("number", ["0", "2147483648", str(2**63), "9" * 30, "9" * 5_000])
+def test_an_id_that_is_not_there_is_not_found_however_large(
+    client: httpx2.Client, number: str
+) -> None:
+    for method in ("GET", "PATCH", "PUT", "DELETE"):
+        answer = client.request(method, f"/tasks/{number}", json={})
+        assert answer.status_code == 404
+        assert answer.json() == {"detail": "Task not found"}
+
+
+@pytest.mark.parametrize("path", ["/nothing", "/tasks/x", "/tasks/-1", "/tasks/1.0", "/tasks/1/x"])
+def test_a_path_that_is_not_there_is_not_found(client: httpx2.Client, path: str) -> None:
+    answer = client.get(path)
+
+    assert answer.status_code == 404
+    assert answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("PUT", "/tasks/recent", "GET"),
+        ("DELETE", "/tasks/stats", "GET"),
+        ("PATCH", "/tasks/by-status/pending", "GET"),
+        ("DELETE", "/tasks", "GET, POST"),
+        ("POST", "/tasks/1", "DELETE, GET, PATCH, PUT"),
+        ("POST", "/health", "GET"),
+        ("TRACE", "/ready", "GET"),
+    ],
+)
+def test_a_method_that_a_path_does_not_have_is_refused(
+    client: httpx2.Client, method: str, path: str, allowed: str
+) -> None:
+    answer = client.request(method, path)
+
+    assert answer.status_code == 405
+    assert answer.headers["Allow"] == allowed
+    assert answer.json() == {"detail": "Method Not Allowed"}
+
+
+@pytest.mark.parametrize(
+    ("parameter", "value"),
+    [
+        ("priority_min", "6"),
+        ("priority_max", "-1"),
+        ("priority_min", "NaN"),
+        ("priority_max", "9" * 5_000),
+        ("q", "\0"),
+        ("q", "x" * 201),
+        ("created_after", "2026-06-01T00:00:00"),
+        ("created_before", "0001-01-01T00:00:00+14:00"),
+        ("due_after", "9999-12-31T23:59:59-14:00"),
+        ("due_before", "1780272000"),
+        ("overdue", "perhaps"),
+        ("sort", "description"),
+        ("sort", "--id"),
+        ("limit", "0"),
+        ("limit", "101"),
+        ("limit", "Infinity"),
+        ("offset", "-1"),
+        ("offset", str(2**63)),
+        ("offset", "9" * 5_000),
+        ("after", "-1"),
+        ("after", str(2**63)),
+        ("count", "2"),
+    ],
+)
+def test_a_wrong_query_parameter_is_refused(
+    client: httpx2.Client, parameter: str, value: str
+) -> None:
+    assert_invalid(client.get("/tasks", params={parameter: value}), "query", parameter)
+
+
+@pytest.mark.parametrize("after", [10**12, 2**63 - 1])
+@pytest.mark.parametrize("sort", ["id", "-id", "title"])
+def test_the_largest_ids_are_no_error_in_a_query(
+    client: httpx2.Client, after: int, sort: str
+) -> None:
+    answer = client.get("/tasks", params={"after": after, "sort": sort})
+
+    assert answer.status_code == (404 if sort == "title" else 200)
+
+
+def test_a_status_that_is_not_there_is_refused(client: httpx2.Client) -> None:
+    assert_invalid(client.get("/tasks?status=pending&status=done"), "query", "status", 1)
+    assert_invalid(client.get("/tasks/by-status/done"), "path", "status")
+
+
+def test_a_refusal_does_not_repeat_what_was_sent(client: httpx2.Client) -> None:
+    answer = client.post("/tasks", json={"title": ["my secret"], "status": "my secret"})
+
+    assert answer.status_code == 422
+    assert "my secret" not in answer.text

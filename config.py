@@ -69,6 +69,6 @@ def get_settings() -> Settings:
     except ValidationError as error:
         for wrong in error.errors():
             message = wrong["msg"].removeprefix("Value error, ")
-            sys.stderr.write(f"{str(wrong['loc'][0]).upper()}: {message}\n")
+            sys.stderr.write(f"{str(wrong['loc'][0]).upper()} {message}\n")
         # The exit code by which uvicorn's parent process knows not to try again.
         sys.exit(3)

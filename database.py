@@ -57,7 +57,7 @@ def begin_sqlite(connection: Connection) -> None:
     One that first read and then writes could not wait: its read may be out of date by then, so
     SQLite would refuse the write at once (https://www.sqlite.org/rescode.html#busy_snapshot).
     """
-    if connection.get_isolation_level() != "AUTOCOMMIT":
+    if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 

@@ -64,7 +64,7 @@ Title = Annotated[
     ),
 ]
 Description = Annotated[str, StringConstraints(max_length=10_000, pattern=NO_NUL)]
-Priority = Annotated[int, BeforeValidator(require_number), Field(ge=0, le=5)]
+Priority = Annotated[int, Field(ge=0, le=5), BeforeValidator(require_number)]
 Moment = Annotated[AwareDatetime, BeforeValidator(require_date), AfterValidator(to_utc)]
 
 

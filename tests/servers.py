@@ -28,12 +28,19 @@ def free_port() -> int:
 class ApiServer:
     """The API as a process of its own, started with uvicorn's options and with settings."""
 
-    def __init__(self, folder: Path, database_url: str, *options: str, **settings: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        database_url: str,
+        *options: str,
+        app_dir: Path = ROOT,
+        **settings: str,
+    ) -> None:
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         self.database_url = database_url
         self.log = folder / f"{port}.log"
-        command = [sys.executable, "-m", "uvicorn", "main:app", "--app-dir", str(ROOT)]
+        command = [sys.executable, "-m", "uvicorn", "main:app", "--app-dir", str(app_dir)]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [*command, "--port", str(port), *options],
@@ -80,3 +87,17 @@ def connect(database_url: str) -> Engine:
     if url.get_backend_name() == "postgresql":
         url = url.set(drivername="postgresql+psycopg2")
     return create_engine(url)
+
+
+def alembic(database_url: str, *arguments: str, project: Path = ROOT) -> str:
+    """Run a command of Alembic, and return what it prints."""
+    run = subprocess.run(
+        [sys.executable, "-m", "alembic", *arguments],
+        cwd=project,
+        env=os.environ | {"DATABASE_URL": database_url},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    return run.stdout

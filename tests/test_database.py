@@ -1,0 +1,245 @@
+"""What an operator may rely on: the databases, their faults, and the settings."""
+
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx2
+import pytest
+from calls import create
+from servers import ROOT, ApiServer, connect, run_postgresql
+from sqlalchemy import Engine, text
+from sqlalchemy.exc import IntegrityError
+
+NewDatabase = Callable[[], str]
+
+
+def assert_unavailable(answer: httpx2.Response) -> None:
+    assert answer.status_code == 503
+    assert int(answer.headers["Retry-After"]) > 0
+    assert answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("status", "done"), ("priority", 6), ("priority", -1), ("title", ""), ("title", "  ")],
+)
+def test_the_database_itself_refuses_what_no_task_may_be(
+    client: httpx2.Client, engine: Engine, column: str, value: str | int
+) -> None:
+    task = create(client)
+    statement = text(f"UPDATE task SET {column} = :value")  # noqa: S608
+
+    with pytest.raises(IntegrityError), engine.begin() as connection:
+        connection.execute(statement, {"value": value})
+
+    assert client.get("/tasks").json() == [task]
+
+
+def test_a_task_survives_a_killed_server(empty_database: str, tmp_path: Path) -> None:
+    with ApiServer(tmp_path, empty_database) as server:
+        task = httpx2.post(f"{server.url}/tasks", json={"title": "Write the report"}).json()
+        server.process.send_signal(signal.SIGKILL)
+
+    with ApiServer(tmp_path, empty_database) as server:
+        assert httpx2.get(f"{server.url}/tasks").json() == [task]
+
+
+def test_sqlite_waits_for_the_disk_and_checks_references(tmp_path: Path) -> None:
+    look = (
+        "from database import engine\n"
+        "with engine.connect() as connection:\n"
+        "    for name in ('journal_mode', 'synchronous', 'foreign_keys', 'busy_timeout'):\n"
+        "        print(connection.exec_driver_sql(f'PRAGMA {name}').scalar())\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", look],
+        env=os.environ
+        | {"DATABASE_URL": f"sqlite:///{tmp_path}/tasks.db", "PYTHONPATH": str(ROOT)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    full = "2"
+    assert run.stdout.split() == ["wal", full, "1", "30000"]
+
+
+def test_two_workers_write_at_once(empty_database: str, tmp_path: Path) -> None:
+    with ApiServer(tmp_path, empty_database, "--workers", "2") as server:
+
+        def write(number: int) -> list[int]:
+            with httpx2.Client(base_url=server.url, timeout=60) as client:
+                path = f"/tasks/{create(client, title=f'task {number}')['id']}"
+                return [
+                    client.patch(path, json={"priority": 3}).status_code,
+                    client.delete(path).status_code if number % 2 else 200,
+                ]
+
+        with ThreadPoolExecutor(20) as threads:
+            answers = list(threads.map(write, range(200)))
+
+        tasks = httpx2.get(f"{server.url}/tasks?sort=title").json()
+    assert answers == [[200, 200]] * 200
+    assert [task["title"] for task in tasks] == sorted(f"task {n}" for n in range(0, 200, 2))
+    assert {task["priority"] for task in tasks} == {3}
+
+
+def test_an_absent_postgresql_is_answered_with_503_until_it_is_back(tmp_path: Path) -> None:
+    with run_postgresql() as postgresql, ApiServer(tmp_path, postgresql.get_uri()) as server:
+        with httpx2.Client(base_url=server.url) as client:
+            task = create(client)
+            path = f"/tasks/{task['id']}"
+
+            postgresql.stop()
+            for _ in range(2):
+                assert_unavailable(client.get("/tasks"))
+                assert_unavailable(client.post("/tasks", json={"title": "my secret"}))
+                assert_unavailable(client.patch(path, json={"title": "my secret"}))
+                assert_unavailable(client.delete(path))
+                assert_unavailable(client.get("/ready"))
+                assert client.get("/health").status_code == 200
+
+            postgresql.start()
+            assert client.get("/tasks").json() == [task]
+            assert client.get("/ready").status_code == 200
+        assert "my secret" not in server.log.read_text()
+
+
+def test_lost_connections_are_noticed_before_they_are_used(
+    new_postgresql_database: NewDatabase, tmp_path: Path
+) -> None:
+    url = new_postgresql_database()
+    with ApiServer(tmp_path, url) as server, ThreadPoolExecutor(20) as threads:
+
+        def read(_: int) -> int:
+            return httpx2.get(f"{server.url}/tasks").status_code
+
+        assert set(threads.map(read, range(40))) == {200}
+        with connect(url).connect() as connection:
+            killed = connection.execute(
+                text(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                    " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                )
+            ).all()
+        assert len(killed) > 1
+
+        assert set(threads.map(read, range(40))) == {200}
+
+
+def test_a_postgresql_that_does_not_answer_is_given_up_after_five_seconds(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        url = f"postgresql://user:secret@127.0.0.1:{mute.getsockname()[1]}/tasks"
+        with ApiServer(tmp_path, url, MIGRATE_AT_START="false") as server:
+            started = time.monotonic()
+            answer = httpx2.get(f"{server.url}/tasks", timeout=20)
+            waited = time.monotonic() - started
+
+            assert_unavailable(answer)
+            assert waited < 6
+            assert "secret" not in server.log.read_text() + answer.text
+
+
+def test_a_locked_sqlite_is_read_but_not_written_until_it_is_free(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/tasks.db"
+    with (
+        ApiServer(tmp_path, url, DATABASE_POOL_TIMEOUT="1") as server,
+        httpx2.Client(base_url=server.url) as client,
+    ):
+        other = sqlite3.connect(tmp_path / "tasks.db", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+
+        assert_unavailable(client.post("/tasks", json={"title": "Write the report"}))
+        assert client.get("/tasks").json() == []
+
+        other.close()
+        assert create(client)
+
+
+def test_a_server_is_ready_once_the_schema_is_current(empty_database: str, tmp_path: Path) -> None:
+    with ApiServer(tmp_path, empty_database, MIGRATE_AT_START="false") as server:
+        answer = httpx2.get(f"{server.url}/ready")
+
+        assert_unavailable(answer)
+        assert "alembic upgrade head" in answer.json()["detail"]
+        assert httpx2.get(f"{server.url}/health").json() == {"status": "ok"}
+
+    with ApiServer(tmp_path, empty_database) as server:
+        assert httpx2.get(f"{server.url}/ready").json() == {"status": "ready"}
+
+
+def test_workers_that_start_together_share_the_migration(
+    empty_database: str, tmp_path: Path
+) -> None:
+    servers = [ApiServer(tmp_path, empty_database) for _ in range(6)]
+    for server in servers:
+        with server:
+            assert httpx2.get(f"{server.url}/ready").status_code == 200
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg2"])
+def test_a_postgresql_url_is_accepted_as_providers_write_it(
+    new_postgresql_database: NewDatabase, tmp_path: Path, scheme: str
+) -> None:
+    url = new_postgresql_database().split("://")[1]
+    with ApiServer(tmp_path, f"{scheme}://{url}") as server:
+        assert httpx2.get(f"{server.url}/ready").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("url", "sentence"),
+    [
+        ("secret", "DATABASE_URL is not the URL of a database"),
+        ("postgresql://user:secret@host:port/tasks", "DATABASE_URL is not the URL of a database"),
+        (
+            "mysql://user:secret@host/tasks",
+            "DATABASE_URL must begin with sqlite:///, postgres:// or postgresql://",
+        ),
+        (
+            "postgresql+asyncpg://user:secret@host/tasks",
+            "DATABASE_URL must begin with sqlite:///, postgres:// or postgresql://",
+        ),
+        (
+            "postgresql://user:pass@secret@host/tasks",
+            "DATABASE_URL must have %40 for each @ in the user's name or password",
+        ),
+        ("sqlite://", "DATABASE_URL must name a file, as in sqlite:///tasks.db"),
+        ("sqlite:///:memory:", "DATABASE_URL must name a file, as in sqlite:///tasks.db"),
+    ],
+)
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_wrong_database_url_ends_the_start_with_a_sentence(
+    tmp_path: Path, url: str, sentence: str, workers: str
+) -> None:
+    server = ApiServer(tmp_path, url, "--workers", workers)
+
+    status = server.process.wait(timeout=30)
+
+    output = server.log.read_text()
+    assert sentence in output.splitlines()
+    assert "secret" not in output
+    assert "Traceback" not in output
+    assert (status == 0) is (workers == "2")
+
+
+def test_a_setting_out_of_range_ends_the_start_with_its_name(tmp_path: Path) -> None:
+    server = ApiServer(tmp_path, "sqlite:///tasks.db", DATABASE_POOL_SIZE="0")
+
+    assert server.process.wait(timeout=30) != 0
+    assert "DATABASE_POOL_SIZE" in server.log.read_text()
+
+
+def test_the_settings_are_read_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text(f"DATABASE_URL=sqlite:///{tmp_path}/from-file.db\n")
+    with ApiServer(tmp_path, "") as server:
+        assert httpx2.get(f"{server.url}/ready").status_code == 200
+    assert (tmp_path / "from-file.db").exists()

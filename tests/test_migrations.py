@@ -1,0 +1,61 @@
+"""What an operator may rely on in the schema and its versions."""
+
+from collections.abc import Callable
+
+from servers import alembic, connect
+from sqlalchemy import inspect
+from sqlmodel import SQLModel
+
+import models  # noqa: F401  # defines the tables
+
+NewDatabase = Callable[[], str]
+
+
+def schema(database_url: str) -> dict[str, object]:
+    """Return all that a database tells of its tables, but for the version."""
+    engine = connect(database_url)
+    inspector = inspect(engine)
+    described: dict[str, object] = {}
+    for table in set(inspector.get_table_names()) - {"alembic_version"}:
+        columns = [
+            column | {"type": repr(column["type"])} for column in inspector.get_columns(table)
+        ]
+        parts = [
+            *columns,
+            *inspector.get_indexes(table),
+            *inspector.get_check_constraints(table),
+            *inspector.get_foreign_keys(table),
+            *inspector.get_unique_constraints(table),
+            inspector.get_pk_constraint(table),
+        ]
+        described[table] = sorted(map(str, parts))
+    if engine.dialect.name == "sqlite":
+        with engine.connect() as connection:
+            tables = "SELECT name FROM sqlite_master WHERE sql LIKE '%AUTOINCREMENT%'"
+            described["autoincrement"] = connection.exec_driver_sql(tables).scalars().all()
+    engine.dispose()
+    return described
+
+
+def test_the_migrations_make_what_the_models_describe(new_database: NewDatabase) -> None:
+    migrated, described = new_database(), new_database()
+    alembic(migrated, "upgrade", "head")
+    SQLModel.metadata.create_all(connect(described))
+
+    assert schema(migrated) == schema(described) != {}
+    assert "No new upgrade operations" in alembic(migrated, "check")
+
+
+def test_every_migration_can_be_undone_and_done_again(empty_database: str) -> None:
+    empty = schema(empty_database)
+    alembic(empty_database, "upgrade", "head")
+    newest = schema(empty_database)
+
+    alembic(empty_database, "downgrade", "-1")
+    alembic(empty_database, "upgrade", "head")
+    assert schema(empty_database) == newest != empty
+
+    alembic(empty_database, "downgrade", "base")
+    assert schema(empty_database) == empty
+    alembic(empty_database, "upgrade", "head")
+    assert schema(empty_database) == newest

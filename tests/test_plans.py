@@ -1,0 +1,64 @@
+"""What an operator may rely on as the tasks grow in number: every page is read by an index."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any, get_args
+
+from fastapi import Request, Response
+from servers import alembic, connect
+from sqlalchemy import Connection, Engine, event, insert, text
+from sqlmodel import Session
+
+from main import read_page
+from models import Task, TaskQuery, TaskSort
+
+WITH_DUE_DATE, WITHOUT_DUE_DATE = 4_999, 5_000
+Parameters = tuple[Any, ...] | dict[str, Any]
+
+
+def fill(engine: Engine) -> None:
+    """Add twenty thousand tasks in no order, of which every tenth has no due date."""
+    rows = []
+    for number in range(1, 20_001):
+        moment = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(minutes=number * 7919 % 20_000)
+        row = {"title": f"task {number}", "priority": number % 6, "due_at": moment}
+        row |= {"created_at": moment, "updated_at": moment}
+        rows.append(row if number % 10 else row | {"due_at": None})
+    with engine.begin() as connection:
+        connection.execute(insert(Task), rows)
+        connection.execute(text("ANALYZE task"))
+
+
+def explain_with(plans: list[str]) -> Callable[..., None]:
+    """Return what asks the database for its plan of each statement before it is executed."""
+
+    def explain(
+        connection: Connection, _cursor: object, statement: str, parameters: Parameters, *_: object
+    ) -> None:
+        if not statement.startswith("EXPLAIN"):
+            query_plan = "" if connection.dialect.name == "postgresql" else "QUERY PLAN"
+            lines = connection.exec_driver_sql(f"EXPLAIN {query_plan} {statement}", parameters)
+            plans.append(str(lines.all()))
+
+    return explain
+
+
+def test_every_page_in_every_order_is_a_range_of_an_index(empty_database: str) -> None:
+    alembic(empty_database, "upgrade", "head")
+    engine = connect(empty_database)
+    fill(engine)
+    plans: list[str] = []
+    event.listen(engine, "before_cursor_execute", explain_with(plans))
+    request = Request({"type": "http", "path": "/tasks", "query_string": b"", "headers": []})
+
+    for sort in get_args(TaskSort):
+        for after in (None, WITH_DUE_DATE, WITHOUT_DUE_DATE):
+            with Session(engine) as session:
+                query = TaskQuery.model_validate({"sort": sort, "after": after})
+                assert read_page(session, request, Response(), query)
+            # Only the first page of SQLite may be the begin of a scan, of an index or by the id.
+            scans = ["Seq Scan", "Sort", "TEMP B-TREE", *(["SCAN"] if after else [])]
+            assert plans
+            assert [plan for plan in plans if any(scan in plan for scan in scans)] == []
+            plans.clear()
+    engine.dispose()

@@ -1,0 +1,151 @@
+"""The README holds: its commands do what they say, and print what it shows."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx2
+import pytest
+from calls import create
+from servers import ROOT, ApiServer, alembic, connect
+from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
+
+README = (ROOT / "README.md").read_text()
+
+# Stands in for curl on a machine without it: the options that the README uses.
+CURL = f"""#!{sys.executable}
+import argparse, httpx2
+parser = argparse.ArgumentParser(add_help=False)
+parser.add_argument("-s", action="store_true")
+parser.add_argument("-i", action="store_true")
+parser.add_argument("-X")
+parser.add_argument("-H", default="A: b")
+parser.add_argument("-d")
+parser.add_argument("url")
+call = parser.parse_args()
+answer = httpx2.request(
+    call.X or ("POST" if call.d else "GET"),
+    call.url if "://" in call.url else "http://" + call.url,
+    headers=[call.H.split(": ")],
+    content=call.d,
+)
+if call.i:
+    print(answer.http_version, answer.status_code, answer.reason_phrase)
+    print(*(f"{{name}}: {{value}}" for name, value in answer.headers.items()), "", sep="\\n")
+print(answer.text, end="")
+"""
+
+
+def blocks(language: str, section: str) -> list[str]:
+    """Return the code of one language below a heading."""
+    [text] = re.findall(rf"^## {section}\n(.*?)(?=^## |\Z)", README, re.DOTALL | re.MULTILINE)
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+
+
+def session(server: ApiServer, blocks: list[str], folder: Path) -> str:
+    """Run the commands of a console, and return the console as it then looks."""
+    stand_in = folder / "curl"
+    stand_in.write_text(CURL)
+    stand_in.chmod(0o755)
+    host = server.url.removeprefix("http://")
+    console = ""
+    for command in re.findall(r"^\$ (.*)", "".join(blocks), re.MULTILINE):
+        run = subprocess.run(
+            ["sh", "-c", command.replace("localhost:8000", host)],  # noqa: S607
+            env=os.environ | {"PATH": f"{os.environ['PATH']}:{folder}"},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        console += f"$ {command}\n{run.stdout.replace(host, 'localhost:8000').rstrip()}\n"
+    return console
+
+
+def without_moments(console: str) -> str:
+    """Leave out what differs from run to run: the moments, and the order of the headers."""
+    moment = r"20[2-9]\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z"
+    return re.sub(r"^date: .*", "date: …", re.sub(moment, "…", console), flags=re.MULTILINE)
+
+
+def test_the_tour_shows_what_its_commands_print(empty_database: str, tmp_path: Path) -> None:
+    tour = blocks("console", "Two minutes with curl")
+
+    with ApiServer(tmp_path, empty_database) as server:
+        console = session(server, tour, tmp_path)
+
+    assert without_moments(console) == without_moments("".join(tour))
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """The project in a folder of its own, to be changed as the README says."""
+    files = ["main.py", "models.py", "database.py", "config.py", "pyproject.toml"]
+    for file in files:
+        shutil.copy(ROOT / file, tmp_path)
+    ignore = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "migrations", tmp_path / "migrations", ignore=ignore)
+    return tmp_path
+
+
+def edit_models(copy: Path, diff: str) -> None:
+    """Add the lines with a plus, each behind the line that stands above it."""
+    models, position = (copy / "models.py").read_text(), 0
+    for line in filter(None, diff.splitlines(keepends=True)):
+        if line.startswith("+"):
+            models = models[:position] + line[1:] + models[position:]
+        elif line.strip():
+            position = models.index(line[1:], position)
+        position += len(line[1:])
+    (copy / "models.py").write_text(models)
+
+
+def test_a_field_is_added_as_described(empty_database: str, copy: Path) -> None:
+    with ApiServer(copy, empty_database) as server, httpx2.Client(base_url=server.url) as client:
+        before = create(client)
+
+    [diff], [commands], console = (
+        blocks(language, "Add a field") for language in ("diff", "sh", "console")
+    )
+    edit_models(copy, diff)
+    alembic(empty_database, *shlex.split(commands.splitlines()[0])[1:], project=copy)
+
+    with (
+        ApiServer(copy, empty_database, app_dir=copy) as server,
+        httpx2.Client(base_url=server.url) as client,
+    ):
+        assert client.get("/tasks").json() == [before | {"location": None}]
+        assert client.patch(f"/tasks/{before['id']}", json={"location": "Here"}).is_success
+        shown = session(server, console, copy)
+    assert without_moments(shown) == without_moments("".join(console))
+
+
+def test_a_status_is_added_as_described(empty_database: str, copy: Path) -> None:
+    with ApiServer(copy, empty_database) as server, httpx2.Client(base_url=server.url) as client:
+        before = create(client)
+
+    [diff], [command], [upgrade] = (
+        blocks(language, "Add a status") for language in ("diff", "sh", "python")
+    )
+    edit_models(copy, diff)
+    alembic(empty_database, *shlex.split(command)[1:], project=copy)
+    [migration] = (copy / "migrations/versions").glob("*_add_the_status_cancelled.py")
+    empty = "def upgrade() -> None:\n    pass\n"
+    assert empty in migration.read_text()
+    migration.write_text(migration.read_text().replace(empty, upgrade))
+
+    with (
+        ApiServer(copy, empty_database, app_dir=copy) as server,
+        httpx2.Client(base_url=server.url) as client,
+    ):
+        assert client.get("/tasks").json() == [before]
+        cancelled = create(client, status="cancelled")
+        assert client.get("/tasks/by-status/cancelled").json() == [cancelled]
+        assert client.get("/tasks/stats").json()["by_status"]["cancelled"] == 1
+    assert "No new upgrade operations" in alembic(empty_database, "check", project=copy)
+    with connect(empty_database).begin() as connection, pytest.raises(IntegrityError):
+        connection.execute(text("UPDATE task SET status = 'forgotten'"))

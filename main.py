@@ -143,27 +143,6 @@ def read_page(
     return tasks
 
 
-@app.get("/", include_in_schema=False)
-async def redirect_to_docs() -> RedirectResponse:
-    """Send a browser to the documentation."""
-    return RedirectResponse("/docs")
-
-
-@app.get("/health", tags=["service"])
-async def health() -> State:
-    """Tell that the process serves. The database is not asked."""
-    return State(status="ok")
-
-
-@app.get("/ready", tags=["service"], responses=UNAVAILABLE)
-def ready() -> State:
-    """Tell that the database answers and its schema is the newest. If not, `detail` says why."""
-    if not schema_is_current():
-        detail = "The schema of the database is not the newest: run `alembic upgrade head`"
-        raise HTTPException(503, detail, RETRY_AFTER)
-    return State(status="ready")
-
-
 @app.post(
     "/tasks",
     tags=["tasks"],
@@ -289,6 +268,27 @@ def delete_task(task_id: TaskId, session: SessionDep) -> TaskDeleted:
         raise HTTPException(404, "Task not found")
     session.commit()
     return TaskDeleted(message="Task deleted", task_id=task_id)
+
+
+@app.get("/", include_in_schema=False)
+async def redirect_to_docs() -> RedirectResponse:
+    """Send a browser to the documentation."""
+    return RedirectResponse("/docs")
+
+
+@app.get("/health", tags=["service"])
+async def health() -> State:
+    """Tell that the process serves. The database is not asked."""
+    return State(status="ok")
+
+
+@app.get("/ready", tags=["service"], responses=UNAVAILABLE)
+def ready() -> State:
+    """Tell that the database answers and its schema is the newest. If not, `detail` says why."""
+    if not schema_is_current():
+        detail = "The schema of the database is not the newest: run `alembic upgrade head`"
+        raise HTTPException(503, detail, RETRY_AFTER)
+    return State(status="ready")
 
 
 def limit_body(app: ASGIApp) -> ASGIApp:

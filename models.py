@@ -62,8 +62,13 @@ Title = Annotated[
     StringConstraints(
         strip_whitespace=True, min_length=1, max_length=200, pattern=NO_NUL_AND_NOT_BLANK
     ),
+    Field(schema_extra={"examples": ["Write the report"]}),
 ]
-Description = Annotated[str, StringConstraints(max_length=10_000, pattern=NO_NUL)]
+Description = Annotated[
+    str,
+    StringConstraints(max_length=10_000, pattern=NO_NUL),
+    Field(schema_extra={"examples": ["Ten pages, and a summary"]}),
+]
 Priority = Annotated[int, Field(ge=0, le=5), BeforeValidator(require_number)]
 Moment = Annotated[AwareDatetime, BeforeValidator(require_date), AfterValidator(to_utc)]
 
@@ -141,6 +146,9 @@ class TaskUpdate(SQLModel):
 
 class TaskPublic(TaskBase):
     """What a client sees of a task."""
+
+    # In the OpenAPI document no field is optional, since each is always sent.
+    model_config = {"json_schema_serialization_defaults_required": True}
 
     id: int
     created_at: datetime

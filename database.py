@@ -12,6 +12,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from fastapi import Depends, Request
 from sqlalchemy import Connection, event, make_url
+from sqlalchemy.exc import OperationalError
 from sqlmodel import Session, create_engine
 
 from config import get_settings
@@ -93,8 +94,14 @@ alembic_config = Config(toml_file=Path(__file__).with_name("pyproject.toml"))
 
 
 def upgrade_schema() -> None:
-    """Bring the schema to the newest version; of several processes, one does and the rest wait."""
-    command.upgrade(alembic_config, "head")
+    """Bring the schema to the newest version.
+
+    Of several processes one does it, and the others wait for the lock in `migrations/env.py`.
+    """
+    try:
+        command.upgrade(alembic_config, "head")
+    except OperationalError as error:
+        raise ConnectionError(f"The schema cannot be upgraded: {error.orig}") from None
 
 
 @lru_cache

@@ -10,7 +10,7 @@ from fastapi.exception_handlers import http_exception_handler
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, RedirectResponse
 from sqlalchemy import ColumnElement
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlmodel import Float, Session, cast, col, delete, func, select
 from starlette.convertors import IntegerConvertor, register_url_convertor
@@ -63,7 +63,7 @@ UNAVAILABLE: Answers = {
     }
 }
 UNREADABLE: Answers = {
-    400: {"model": ErrorMessage, "description": "The body is not JSON"},
+    400: {"model": ErrorMessage, "description": "The body cannot be decoded, or nests too deep"},
     413: {"model": ErrorMessage, "description": f"The body is over {MAX_BODY_SIZE} bytes"},
 }
 NOT_FOUND: Answers = {404: {"model": ErrorMessage, "description": "There is no such task"}}
@@ -126,7 +126,7 @@ def read_page(
     if query.after is not None and query.sort_field != "id":
         last = find_task(session, query.after)
     tasks: list[Task] = []
-    wanted = query.limit + 1  # the one more tells whether there is a next page
+    wanted = query.limit + 1  # one more tells whether there is a next page
     skip = query.offset
     for part in query.parts(last):
         statement = select(Task).where(*conditions, part).order_by(*query.order())
@@ -134,7 +134,7 @@ def read_page(
         tasks += found
         if len(tasks) == wanted:
             break
-        if skip:
+        if skip:  # what this part had too few of is skipped in the next
             skip = 0 if found else skip - count_tasks(session, *conditions, part)
     if len(tasks) == wanted:
         tasks.pop()
@@ -151,7 +151,7 @@ def read_page(
     responses=CREATED | UNREADABLE | UNAVAILABLE,
 )
 def create_task(task_create: TaskCreate, response: Response, session: SessionDep) -> Task:
-    """Create a task. Only its title is required."""
+    """Create a task. Only its title is required; fields that a client does not set are ignored."""
     task = Task.model_validate(task_create)
     session.add(task)
     session.commit()
@@ -334,10 +334,10 @@ async def answer_wrong_method(request: Request, _error: HTTPException) -> Respon
 @app.exception_handler(DBAPIError)
 @app.exception_handler(PoolTimeoutError)
 async def answer_unavailable(_request: Request, error: Exception) -> JSONResponse:
-    """Answer 503 when the database is away or too busy; any other error of it is our mistake."""
+    """Answer 503 while the database is away, too busy or of an old schema; else 500."""
     if isinstance(error, DBAPIError):
-        away = isinstance(error, OperationalError | InterfaceError) or error.connection_invalidated
-        if not away:
+        passing = isinstance(error, OperationalError | InterfaceError | ProgrammingError)
+        if not (passing or error.connection_invalidated):
             raise error
     logger.error("The database is not available: %s", getattr(error, "orig", error))
     return JSONResponse({"detail": "The database is not available"}, 503, RETRY_AFTER)

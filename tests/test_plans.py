@@ -61,4 +61,3 @@ def test_every_page_in_every_order_is_a_range_of_an_index(empty_database: str) -
             assert plans
             assert [plan for plan in plans if any(scan in plan for scan in scans)] == []
             plans.clear()
-    engine.dispose()

@@ -105,8 +105,9 @@ def edit_models(copy: Path, diff: str) -> None:
 
 
 def test_a_field_is_added_as_described(empty_database: str, copy: Path) -> None:
-    with ApiServer(copy, empty_database) as server, httpx2.Client(base_url=server.url) as client:
-        before = create(client)
+    with ApiServer(copy, empty_database) as server:
+        session(server, blocks("console", "Two minutes with curl"), copy)
+        before = httpx2.get(f"{server.url}/tasks").json()
 
     [diff], [commands], console = (
         blocks(language, "Add a field") for language in ("diff", "sh", "console")
@@ -118,34 +119,38 @@ def test_a_field_is_added_as_described(empty_database: str, copy: Path) -> None:
         ApiServer(copy, empty_database, app_dir=copy) as server,
         httpx2.Client(base_url=server.url) as client,
     ):
-        assert client.get("/tasks").json() == [before | {"location": None}]
-        assert client.patch(f"/tasks/{before['id']}", json={"location": "Here"}).is_success
+        assert client.get("/tasks").json() == [task | {"location": None} for task in before]
         shown = session(server, console, copy)
+        changed = client.patch("/tasks/1", json={"location": "Room 2"}).json()
     assert without_moments(shown) == without_moments("".join(console))
+    assert changed["location"] == "Room 2"
 
 
 def test_a_status_is_added_as_described(empty_database: str, copy: Path) -> None:
     with ApiServer(copy, empty_database) as server, httpx2.Client(base_url=server.url) as client:
         before = create(client)
 
-    [diff], [command], [upgrade] = (
+    [diff], [command], [functions] = (
         blocks(language, "Add a status") for language in ("diff", "sh", "python")
     )
     edit_models(copy, diff)
     alembic(empty_database, *shlex.split(command)[1:], project=copy)
-    [migration] = (copy / "migrations/versions").glob("*_add_the_status_cancelled.py")
-    empty = "def upgrade() -> None:\n    pass\n"
-    assert empty in migration.read_text()
-    migration.write_text(migration.read_text().replace(empty, upgrade))
+    [migration] = (copy / "migrations/versions").glob("*_add_the_status_blocked.py")
+    header, _ = migration.read_text().split("def upgrade")
+    migration.write_text(header + functions)
 
     with (
         ApiServer(copy, empty_database, app_dir=copy) as server,
         httpx2.Client(base_url=server.url) as client,
     ):
         assert client.get("/tasks").json() == [before]
-        cancelled = create(client, status="cancelled")
-        assert client.get("/tasks/by-status/cancelled").json() == [cancelled]
-        assert client.get("/tasks/stats").json()["by_status"]["cancelled"] == 1
+        blocked = create(client, status="blocked")
+        assert client.get("/tasks/by-status/blocked").json() == [blocked]
+        assert client.get("/tasks/stats").json()["by_status"]["blocked"] == 1
+        client.delete(f"/tasks/{blocked['id']}")
+        assert create(client)["id"] > blocked["id"]
     assert "No new upgrade operations" in alembic(empty_database, "check", project=copy)
-    with connect(empty_database).begin() as connection, pytest.raises(IntegrityError):
-        connection.execute(text("UPDATE task SET status = 'forgotten'"))
+
+    alembic(empty_database, "downgrade", "-1", project=copy)
+    with pytest.raises(IntegrityError), connect(empty_database).begin() as connection:
+        connection.execute(text("UPDATE task SET status = 'blocked'"))

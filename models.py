@@ -12,6 +12,7 @@ from pydantic import (
     AwareDatetime,
     BeforeValidator,
     StringConstraints,
+    WithJsonSchema,
 )
 from sqlalchemy import ColumnElement, UnaryExpression, event
 from sqlmodel import CheckConstraint, Enum, Field, Index, SQLModel, and_, asc, col, desc, or_
@@ -70,7 +71,19 @@ Description = Annotated[
     Field(schema_extra={"examples": ["Ten pages, and a summary"]}),
 ]
 Priority = Annotated[int, Field(ge=0, le=5), BeforeValidator(require_number)]
-Moment = Annotated[AwareDatetime, BeforeValidator(require_date), AfterValidator(to_utc)]
+Moment = Annotated[
+    AwareDatetime,
+    BeforeValidator(require_date),
+    AfterValidator(to_utc),
+    # The pattern tells clients what `to_utc` refuses.
+    WithJsonSchema(
+        {
+            "type": "string",
+            "format": "date-time",
+            "pattern": r"^(?!0001-01-01.*\+|9999-12-31T.*-)",
+        }
+    ),
+]
 
 
 class TaskStatus(StrEnum):

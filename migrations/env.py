@@ -29,7 +29,6 @@ with engine.connect() as connection:
             connection=connection,
             target_metadata=SQLModel.metadata,
             render_as_batch=True,
-            user_module_prefix="sqlmodel.",
             autogenerate_plugins=["alembic.autogenerate.*", "alembic.ext.checkconstraint_byname"],
         )
         with context.begin_transaction():

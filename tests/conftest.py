@@ -1,12 +1,14 @@
 """A server on each of the two databases, and empty databases for the tests that need their own."""
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from uuid import uuid4
 
 import httpx2
 import pytest
-from servers import ApiServer, connect, run_postgresql
+from servers import ROOT, ApiServer, connect, run_postgresql
 from sqlalchemy import Engine, make_url, text
 
 
@@ -33,9 +35,10 @@ def new_postgresql_database(postgresql_url: str) -> Iterator[Callable[[], str]]:
         return url.render_as_string(hide_password=False)
 
     yield create
-    with engine.connect() as connection:
-        for name in names:
-            connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+    if "TEST_DATABASE_URL" in os.environ:  # else the server goes, and all its databases with it
+        with engine.connect() as connection:
+            for name in names:
+                connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
 
 
 @pytest.fixture(scope="session", params=["sqlite", "postgresql"])
@@ -75,3 +78,14 @@ def client(server: ApiServer, engine: Engine) -> Iterator[httpx2.Client]:
         connection.execute(text("DELETE FROM task"))
     with httpx2.Client(base_url=server.url) as client:
         yield client
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """The project in a folder of its own, to be changed as the README says."""
+    files = ["main.py", "models.py", "database.py", "config.py", "pyproject.toml"]
+    for file in files:
+        shutil.copy(ROOT / file, tmp_path)
+    ignore = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "migrations", tmp_path / "migrations", ignore=ignore)
+    return tmp_path

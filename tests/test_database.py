@@ -52,25 +52,134 @@ def test_a_task_survives_a_killed_server(empty_database: str, tmp_path: Path) ->
         assert httpx2.get(f"{server.url}/tasks").json() == [task]
 
 
-def test_sqlite_waits_for_the_disk_and_checks_references(tmp_path: Path) -> None:
-    look = (
-        "from database import engine\n"
-        "with engine.connect() as connection:\n"
-        "    for name in ('journal_mode', 'synchronous', 'foreign_keys', 'busy_timeout'):\n"
-        "        print(connection.exec_driver_sql(f'PRAGMA {name}').scalar())\n"
-    )
+def ask(folder: Path, question: str, database_url: str, **settings: str) -> list[str]:
+    """Return what Python prints for an expression about the engine and a connection of it."""
+    program = f"from database import engine\nwith engine.connect() as connection: print({question})"
     run = subprocess.run(
-        [sys.executable, "-c", look],
-        env=os.environ
-        | {"DATABASE_URL": f"sqlite:///{tmp_path}/tasks.db", "PYTHONPATH": str(ROOT)},
-        cwd=tmp_path,
+        [sys.executable, "-c", program],
+        env=os.environ | {"DATABASE_URL": database_url, "PYTHONPATH": str(ROOT)} | settings,
+        cwd=folder,
         capture_output=True,
         text=True,
         check=True,
     )
+    return run.stdout.split()
+
+
+def test_sqlite_waits_for_the_disk_and_checks_references(tmp_path: Path) -> None:
+    pragmas = ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
+    question = f"*[connection.exec_driver_sql(f'PRAGMA {{name}}').scalar() for name in {pragmas}]"
 
     full = "2"
-    assert run.stdout.split() == ["wal", full, "1", "30000"]
+    assert ask(tmp_path, question, "sqlite:///tasks.db") == ["wal", full, "1", "30000"]
+
+
+def test_the_settings_of_the_pool_reach_it(empty_database: str, tmp_path: Path) -> None:
+    pool = (
+        "engine.pool.size(), engine.pool._max_overflow, engine.pool._timeout, engine.pool._recycle"
+    )
+    settings = {
+        "DATABASE_POOL_SIZE": "1",
+        "DATABASE_MAX_OVERFLOW": "2",
+        "DATABASE_POOL_TIMEOUT": "3",
+        "DATABASE_POOL_RECYCLE": "4",
+    }
+
+    assert ask(tmp_path, pool, empty_database) == ["10", "20", "30", "3600"]
+    assert ask(tmp_path, pool, empty_database, **settings) == ["1", "2", "3", "4"]
+
+
+def test_the_options_of_a_postgresql_url_are_kept(
+    new_postgresql_database: NewDatabase, tmp_path: Path
+) -> None:
+    url = f"{new_postgresql_database()}&options=-c%20work_mem%3D1234kB"
+    question = "connection.exec_driver_sql('SHOW work_mem').scalar()"
+
+    assert ask(tmp_path, question, url) == ["1234kB"]
+
+
+def test_the_time_zone_of_a_postgresql_server_changes_nothing(
+    new_postgresql_database: NewDatabase, tmp_path: Path
+) -> None:
+    url = new_postgresql_database()
+    with connect(url).begin() as connection:
+        name = connection.execute(text("SELECT current_database()")).scalar()
+        connection.execute(text(f"ALTER DATABASE {name} SET timezone = 'Pacific/Kiritimati'"))
+
+    with ApiServer(tmp_path, url) as server, httpx2.Client(base_url=server.url) as client:
+        task = create(client, due_at="9999-12-31T23:59:59Z")
+        assert client.get("/tasks").json() == [task]
+
+
+def server_with_one_connection(folder: Path, database_url: str) -> ApiServer:
+    return ApiServer(
+        folder,
+        database_url,
+        DATABASE_POOL_SIZE="1",
+        DATABASE_MAX_OVERFLOW="0",
+        DATABASE_POOL_TIMEOUT="3",
+    )
+
+
+def test_more_requests_than_connections_are_all_answered(
+    empty_database: str, tmp_path: Path
+) -> None:
+    with (
+        server_with_one_connection(tmp_path, empty_database) as server,
+        ThreadPoolExecutor(80) as threads,
+    ):
+
+        def read(_: int) -> int:
+            return httpx2.get(f"{server.url}/tasks", timeout=60).status_code
+
+        assert set(threads.map(read, range(160))) == {200}
+
+
+def test_a_client_that_does_not_read_its_answer_holds_no_connection(
+    empty_database: str, tmp_path: Path
+) -> None:
+    with (
+        server_with_one_connection(tmp_path, empty_database) as server,
+        httpx2.Client(base_url=server.url) as client,
+        socket.socket() as slow,
+    ):
+        for _ in range(100):
+            create(client, description="🐛" * 10_000)
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        slow.connect(("127.0.0.1", client.base_url.port))
+        slow.sendall(b"GET /tasks HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert slow.recv(15) == b"HTTP/1.1 200 OK"
+
+        assert client.get("/tasks/1").status_code == 200
+
+
+def test_a_failure_does_not_show_in_the_log_what_was_sent(
+    empty_database: str, tmp_path: Path
+) -> None:
+    fail = {
+        "sqlite": "BEGIN SELECT RAISE(ABORT, 'refused'); END",
+        "postgresql": "EXECUTE FUNCTION suppress_redundant_updates_trigger()",
+    }
+    with ApiServer(tmp_path, empty_database) as server:
+        with connect(empty_database).begin() as connection:
+            trigger = "CREATE TRIGGER fail BEFORE INSERT ON task FOR EACH ROW"
+            connection.execute(text(f"{trigger} {fail[connection.dialect.name]}"))
+
+        answer = httpx2.post(f"{server.url}/tasks", json={"title": "my secret"})
+
+        assert answer.status_code == 500
+    log = server.log.read_text()
+    assert "INSERT INTO task" in log
+    assert "my secret" not in log
+
+
+def test_a_stopped_server_leaves_its_sqlite_database_in_one_file(tmp_path: Path) -> None:
+    folder = tmp_path / "database"
+    folder.mkdir()
+    with ApiServer(tmp_path, f"sqlite:///{folder}/tasks.db") as server:
+        httpx2.post(f"{server.url}/tasks", json={"title": "Write the report"}).raise_for_status()
+
+    assert [file.name for file in folder.iterdir()] == ["tasks.db"]
 
 
 def test_two_workers_write_at_once(empty_database: str, tmp_path: Path) -> None:
@@ -175,6 +284,10 @@ def test_a_server_is_ready_once_the_schema_is_current(empty_database: str, tmp_p
 
     with ApiServer(tmp_path, empty_database) as server:
         assert httpx2.get(f"{server.url}/ready").json() == {"status": "ready"}
+
+        with connect(empty_database).begin() as connection:
+            connection.execute(text("UPDATE alembic_version SET version_num = '0000'"))
+        assert_unavailable(httpx2.get(f"{server.url}/ready"))
 
 
 def test_an_old_schema_is_answered_with_503(empty_database: str, tmp_path: Path) -> None:

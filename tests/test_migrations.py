@@ -1,6 +1,7 @@
 """What an operator may rely on in the schema and its versions."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 from servers import alembic, connect
 from sqlalchemy import inspect
@@ -43,6 +44,20 @@ def test_the_migrations_make_what_the_models_describe(new_database: NewDatabase)
 
     assert schema(migrated) == schema(described) != {}
     assert "No new upgrade operations" in alembic(migrated, "check")
+
+
+def test_a_new_constraint_of_the_models_is_noticed(new_database: NewDatabase, copy: Path) -> None:
+    database = new_database()
+    alembic(database, "upgrade", "head", project=copy)
+    file = copy / "models.py"
+    old = '        CheckConstraint("priority'
+    new = '        CheckConstraint("priority <> 4", name="no_four"),\n'
+    file.write_text(file.read_text().replace(old, new + old))
+
+    alembic(database, "revision", "--autogenerate", "--message", "No four", project=copy)
+    alembic(database, "upgrade", "head", project=copy)
+
+    assert "ck_task_no_four" in str(schema(database))
 
 
 def test_every_migration_can_be_undone_and_done_again(empty_database: str) -> None:

@@ -52,6 +52,28 @@ def test_all_that_a_call_may_answer_is_documented_with_its_model(
     assert all(answer["content"]["application/json"]["schema"] for answer in documented.values())
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "status", "headers"),
+    [
+        ("post", "/tasks", "201", {"Location"}),
+        ("post", "/tasks", "503", {"Retry-After"}),
+        ("get", "/tasks", "200", {"Link", "X-Total-Count"}),
+    ],
+)
+def test_the_headers_of_an_answer_are_documented(
+    client: httpx2.Client, method: str, path: str, status: str, headers: set[str]
+) -> None:
+    operation = client.get("/openapi.json").json()["paths"][path][method]
+
+    assert operation["responses"][status]["headers"].keys() == headers
+
+
+def test_no_field_of_a_task_that_clients_see_is_optional(client: httpx2.Client) -> None:
+    schema = client.get("/openapi.json").json()["components"]["schemas"]["TaskPublic"]
+
+    assert schema["required"] == list(schema["properties"])
+
+
 def test_the_first_page_leads_to_the_documentation(client: httpx2.Client) -> None:
     answer = client.get("/", follow_redirects=True)
 

@@ -3,7 +3,6 @@
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -81,17 +80,6 @@ def test_the_tour_shows_what_its_commands_print(empty_database: str, tmp_path: P
     assert without_moments(console) == without_moments("".join(tour))
 
 
-@pytest.fixture
-def copy(tmp_path: Path) -> Path:
-    """The project in a folder of its own, to be changed as the README says."""
-    files = ["main.py", "models.py", "database.py", "config.py", "pyproject.toml"]
-    for file in files:
-        shutil.copy(ROOT / file, tmp_path)
-    ignore = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(ROOT / "migrations", tmp_path / "migrations", ignore=ignore)
-    return tmp_path
-
-
 def edit_models(copy: Path, diff: str) -> None:
     """Add the lines with a plus, each behind the line that stands above it."""
     models, position = (copy / "models.py").read_text(), 0
@@ -124,6 +112,10 @@ def test_a_field_is_added_as_described(empty_database: str, copy: Path) -> None:
         changed = client.patch("/tasks/1", json={"location": "Room 2"}).json()
     assert without_moments(shown) == without_moments("".join(console))
     assert changed["location"] == "Room 2"
+
+    alembic(empty_database, "downgrade", "-1", project=copy)
+    with ApiServer(copy, empty_database) as server:
+        assert httpx2.get(f"{server.url}/tasks/2").json() == before[1]
 
 
 def test_a_status_is_added_as_described(empty_database: str, copy: Path) -> None:

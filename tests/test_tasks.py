@@ -198,6 +198,19 @@ def test_updates_at_the_same_moment_are_all_kept(client: httpx2.Client) -> None:
     assert read(client, task).items() >= changes.items()
 
 
+def test_the_status_and_completed_at_agree_after_updates_at_the_same_moment(
+    client: httpx2.Client,
+) -> None:
+    paths = [f"/tasks/{create(client)['id']}" for _ in range(30)]
+    calls = [(path, status) for path in paths for status in ("completed", "in_progress")]
+
+    with ThreadPoolExecutor(20) as threads:
+        list(threads.map(lambda call: client.patch(call[0], json={"status": call[1]}), calls))
+
+    for task in client.get("/tasks").json():
+        assert (task["status"] == "completed") is (task["completed_at"] is not None)
+
+
 def test_of_deletions_at_the_same_moment_one_succeeds(client: httpx2.Client) -> None:
     path = f"/tasks/{create(client)['id']}"
 

@@ -135,6 +135,24 @@ def test_more_requests_than_connections_are_all_answered(
         assert set(threads.map(read, range(160))) == {200}
 
 
+def test_a_server_whose_connections_are_all_busy_is_not_ready(
+    new_postgresql_database: NewDatabase, tmp_path: Path
+) -> None:
+    url = new_postgresql_database()
+    with server_with_one_connection(tmp_path, url) as server, ThreadPoolExecutor() as threads:
+        with connect(url).begin() as connection:
+            connection.execute(text("LOCK TABLE task"))
+            blocked = threads.submit(httpx2.get, f"{server.url}/tasks", timeout=60)
+            waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+            while connection.execute(waiting).scalar() == 0:
+                time.sleep(0.05)
+
+            assert_unavailable(httpx2.get(f"{server.url}/ready", timeout=60))
+            assert httpx2.get(f"{server.url}/health").status_code == 200
+        assert blocked.result().status_code == 200
+        assert httpx2.get(f"{server.url}/ready").status_code == 200
+
+
 def test_a_client_that_does_not_read_its_answer_holds_no_connection(
     empty_database: str, tmp_path: Path
 ) -> None:
@@ -215,6 +233,7 @@ def test_an_absent_postgresql_is_answered_with_503_until_it_is_back(tmp_path: Pa
                 assert_unavailable(client.patch(path, json={"title": "my secret"}))
                 assert_unavailable(client.delete(path))
                 assert_unavailable(client.get("/ready"))
+                assert client.get("/ready").json() == {"detail": "The database is not available"}
                 assert client.get("/health").status_code == 200
 
             postgresql.start()
@@ -362,11 +381,30 @@ def test_a_wrong_database_url_ends_the_start_with_a_sentence(
     assert (status == 0) is (workers == "2")
 
 
-def test_a_setting_out_of_range_ends_the_start_with_its_name(tmp_path: Path) -> None:
-    server = ApiServer(tmp_path, "sqlite:///tasks.db", DATABASE_POOL_SIZE="0")
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("DATABASE_POOL_SIZE", "0"),
+        ("DATABASE_MAX_OVERFLOW", "-1"),
+        ("DATABASE_POOL_TIMEOUT", "soon"),
+        ("DATABASE_CONNECT_TIMEOUT", "6"),
+        ("MIGRATE_AT_START", "perhaps"),
+    ],
+)
+def test_a_setting_out_of_range_ends_the_start_with_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    server = ApiServer(tmp_path, "sqlite:///tasks.db")
 
     assert server.process.wait(timeout=30) != 0
-    assert "DATABASE_POOL_SIZE" in server.log.read_text()
+    assert f"{name} Input should be" in server.log.read_text()
+
+
+def test_without_settings_the_tasks_are_kept_in_a_file(tmp_path: Path) -> None:
+    with ApiServer(tmp_path, "") as server:
+        assert httpx2.get(f"{server.url}/ready").status_code == 200
+    assert (tmp_path / "tasks.db").exists()
 
 
 def test_the_settings_are_read_from_a_file(tmp_path: Path) -> None:

@@ -97,6 +97,13 @@ def test_a_completed_task_is_not_overdue(client: httpx2.Client) -> None:
     assert titles(client, overdue="false") == ["done"]
 
 
+def test_a_task_without_a_due_date_is_not_overdue(client: httpx2.Client) -> None:
+    create(client, title="some day")
+
+    assert titles(client, overdue="true") == []
+    assert titles(client, overdue="false") == ["some day"]
+
+
 def test_the_moment_of_creation_is_a_filter(client: httpx2.Client) -> None:
     first, second, third = (create(client, title=title) for title in "abc")
 

@@ -9,8 +9,8 @@ from servers import alembic, connect
 from sqlalchemy import Connection, Engine, event, insert, text
 from sqlmodel import Session
 
-from main import read_page
-from models import Task, TaskQuery, TaskSort
+from main import read_page, read_stats
+from models import Task, TaskFilter, TaskQuery, TaskSort
 
 WITH_DUE_DATE, WITHOUT_DUE_DATE = 4_999, 5_000
 Parameters = tuple[Any, ...] | dict[str, Any]
@@ -61,3 +61,15 @@ def test_every_page_in_every_order_is_a_range_of_an_index(empty_database: str) -
             assert plans
             assert [plan for plan in plans if any(scan in plan for scan in scans)] == []
             plans.clear()
+
+
+def test_the_statistics_are_one_statement(empty_database: str) -> None:
+    alembic(empty_database, "upgrade", "head")
+    engine = connect(empty_database)
+    plans: list[str] = []
+    event.listen(engine, "before_cursor_execute", explain_with(plans))
+
+    with Session(engine) as session:
+        read_stats(TaskFilter(priority_min=1, overdue=False), session)
+
+    assert len(plans) == 1

@@ -153,24 +153,6 @@ def test_a_server_whose_connections_are_all_busy_is_not_ready(
         assert httpx2.get(f"{server.url}/ready").status_code == 200
 
 
-def test_a_client_that_does_not_read_its_answer_holds_no_connection(
-    empty_database: str, tmp_path: Path
-) -> None:
-    with (
-        server_with_one_connection(tmp_path, empty_database) as server,
-        httpx2.Client(base_url=server.url) as client,
-        socket.socket() as slow,
-    ):
-        for _ in range(100):
-            create(client, description="🐛" * 10_000)
-        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        slow.connect(("127.0.0.1", client.base_url.port))
-        slow.sendall(b"GET /tasks HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        assert slow.recv(15) == b"HTTP/1.1 200 OK"
-
-        assert client.get("/tasks/1").status_code == 200
-
-
 def test_a_failure_does_not_show_in_the_log_what_was_sent(
     empty_database: str, tmp_path: Path
 ) -> None:

@@ -52,9 +52,10 @@ class Settings(BaseSettings):
             raise ValueError("is not the URL of a database") from None
         if url.drivername not in DRIVERS:
             raise ValueError("must begin with sqlite:///, postgres:// or postgresql://")
-        if url.drivername == "sqlite" and url.database in (None, "", ":memory:"):
-            raise ValueError("must name a file, as in sqlite:///tasks.db")
-        if database_url.get_secret_value().count("@") > 1:
+        if url.drivername == "sqlite":
+            if url.host or url.database in (None, "", ":memory:"):
+                raise ValueError("must name a file, as in sqlite:///tasks.db")
+        elif database_url.get_secret_value().count("@") > 1:
             # What follows the first @ would be taken for the host, and its name is no secret.
             raise ValueError("must have %40 for each @ in the user's name or password")
         driver = DRIVERS[url.drivername]

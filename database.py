@@ -1,7 +1,7 @@
 """The database: its engines, the session of a request, and the schema."""
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated
@@ -10,9 +10,11 @@ from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from anyio import Semaphore, move_on_after
 from fastapi import Depends, Request
 from sqlalchemy import Connection, event, make_url
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlmodel import Session, create_engine
 
 from config import get_settings
@@ -24,6 +26,8 @@ is_sqlite = url.get_backend_name() == "sqlite"
 SQLITE_OPTIONS = {"timeout": settings.database_pool_timeout}
 POSTGRESQL_OPTIONS = {
     "connect_timeout": settings.database_connect_timeout,
+    # The same patience, here in milliseconds, with a host that no longer confirms what it gets.
+    "tcp_user_timeout": settings.database_connect_timeout * 1000,
     # In another time zone, psycopg2 cannot read the first and the last day of the calendar.
     "options": f"{url.query.get('options', '')} -c timezone=UTC",
 }
@@ -67,7 +71,29 @@ if is_sqlite:
     event.listen(engine, "begin", begin_sqlite)
 
 
-def get_session(request: Request) -> Iterator[Session]:
+# As many as there are connections.
+places = Semaphore(settings.database_pool_size + settings.database_max_overflow)
+
+
+async def wait_for_place() -> AsyncIterator[None]:
+    """Hold the place of a session; raise PoolTimeoutError when none becomes free in time.
+
+    Requests that waited for a connection in a thread could leave no thread to those that have
+    one and would free it. `Depends(max_concurrency=…)` waits so too, but without a limit.
+    """
+    with move_on_after(settings.database_pool_timeout) as waiting:
+        await places.acquire()
+    if waiting.cancelled_caught:
+        raise PoolTimeoutError("no connection became free in time")
+    try:
+        yield
+    finally:
+        places.release()
+
+
+def get_session(
+    request: Request, _place: Annotated[None, Depends(wait_for_place, scope="function")]
+) -> Iterator[Session]:
     """Yield the session of a request; in the end, what it did not commit is undone.
 
     `GET` only reads (RFC 9110, 9.2.1). Objects stay as they are after a commit, so that the
@@ -78,16 +104,8 @@ def get_session(request: Request) -> Iterator[Session]:
         yield session
 
 
-# With as many sessions as connections, no request holds a thread while it waits for a
-# connection. They end before the answer is sent, so a slow client holds none of them.
-SessionDep = Annotated[
-    Session,
-    Depends(
-        get_session,
-        scope="function",
-        max_concurrency=settings.database_pool_size + settings.database_max_overflow,
-    ),
-]
+# A session ends before the answer is sent, so that a slow client holds no connection.
+SessionDep = Annotated[Session, Depends(get_session, scope="function")]
 
 
 alembic_config = Config(toml_file=Path(__file__).with_name("pyproject.toml"))

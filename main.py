@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse, RedirectResponse
 from sqlalchemy import ColumnElement
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sqlmodel import Float, Session, cast, col, delete, func, select
+from sqlmodel import Session, col, delete, func, select
 from starlette.convertors import IntegerConvertor, register_url_convertor
 from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -91,7 +91,7 @@ class IdConvertor(IntegerConvertor):
 
     def convert(self, value: str) -> int:
         """Return the id; instead of one that no database could hold, the largest that it could."""
-        return int(value) if len(value) < len(str(MAX_INTEGER)) else MAX_INTEGER
+        return min(int(value), MAX_INTEGER) if len(value) <= len(str(MAX_INTEGER)) else MAX_INTEGER
 
 
 register_url_convertor("id", IdConvertor())
@@ -106,11 +106,6 @@ def find_task(session: Session, task_id: int, *, for_update: bool = False) -> Ta
     return task
 
 
-def count_tasks(session: Session, *conditions: ColumnElement[bool]) -> int:
-    """Return how many tasks meet all the conditions."""
-    return session.exec(select(func.count()).select_from(Task).where(*conditions)).one()
-
-
 def read_page(
     session: Session,
     request: Request,
@@ -119,23 +114,15 @@ def read_page(
     *conditions: ColumnElement[bool],
 ) -> list[Task]:
     """Return the page of tasks that the query and the conditions ask for, and set its headers."""
-    conditions = (*query.conditions(), *conditions)
+    passing = [*query.conditions(), *conditions]
     if query.count:
-        response.headers["X-Total-Count"] = str(count_tasks(session, *conditions))
+        counting = select(func.count()).select_from(Task).where(*passing)
+        response.headers["X-Total-Count"] = str(session.exec(counting).one())
     last = None
     if query.after is not None and query.sort_field != "id":
         last = find_task(session, query.after)
-    tasks: list[Task] = []
     wanted = query.limit + 1  # one more tells whether there is a next page
-    skip = query.offset
-    for part in query.parts(last):
-        statement = select(Task).where(*conditions, part).order_by(*query.order())
-        found = session.exec(statement.offset(skip).limit(wanted - len(tasks))).all()
-        tasks += found
-        if len(tasks) == wanted:
-            break
-        if skip:  # what this part had too few of is skipped in the next
-            skip = 0 if found else skip - count_tasks(session, *conditions, part)
+    tasks = [*session.exec(query.statement(passing, last, wanted))]
     if len(tasks) == wanted:
         tasks.pop()
         url = request.url.remove_query_params("offset").include_query_params(after=tasks[-1].id)
@@ -150,12 +137,14 @@ def read_page(
     response_model=TaskPublic,
     responses=CREATED | UNREADABLE | UNAVAILABLE,
 )
-def create_task(task_create: TaskCreate, response: Response, session: SessionDep) -> Task:
+def create_task(
+    task_create: TaskCreate, request: Request, response: Response, session: SessionDep
+) -> Task:
     """Create a task. Only its title is required; fields that a client does not set are ignored."""
     task = Task.model_validate(task_create)
     session.add(task)
     session.commit()
-    response.headers["Location"] = app.url_path_for("read_task", task_id=task.id)
+    response.headers["Location"] = request.url_for("read_task", task_id=task.id).path
     return task
 
 
@@ -215,7 +204,7 @@ def read_recent_tasks(
 @app.get("/tasks/stats", tags=["tasks"], responses=UNAVAILABLE)
 def read_stats(query: Annotated[TaskFilter, Query()], session: SessionDep) -> TaskStats:
     """Count the tasks that pass all the filters. Where there is none, the average is null."""
-    average_priority = func.avg(cast(Task.priority, Float))
+    average_priority = func.avg(Task.priority)
     by_status = [func.count().filter(col(Task.status) == status) for status in TaskStatus]
     statement = select(func.count(), func.count().filter(overdue()), average_priority, *by_status)
     row = session.exec(statement.select_from(Task).where(*query.conditions())).one()
@@ -273,7 +262,7 @@ def delete_task(task_id: TaskId, session: SessionDep) -> TaskDeleted:
 @app.get("/", include_in_schema=False)
 async def redirect_to_docs() -> RedirectResponse:
     """Send a browser to the documentation."""
-    return RedirectResponse("/docs")
+    return RedirectResponse("docs")
 
 
 @app.get("/health", tags=["service"])

@@ -14,8 +14,22 @@ from pydantic import (
     StringConstraints,
     WithJsonSchema,
 )
-from sqlalchemy import ColumnElement, UnaryExpression, event
-from sqlmodel import CheckConstraint, Enum, Field, Index, SQLModel, and_, asc, col, desc, or_
+from sqlalchemy import ColumnElement, UnaryExpression, event, literal, union_all
+from sqlalchemy.orm import aliased
+from sqlmodel import (
+    CheckConstraint,
+    Enum,
+    Field,
+    Index,
+    SQLModel,
+    and_,
+    asc,
+    col,
+    desc,
+    or_,
+    select,
+)
+from sqlmodel.sql.expression import SelectOfScalar
 
 # A migration can replace a constraint only by its name.
 SQLModel.metadata.naming_convention = {
@@ -250,11 +264,6 @@ class TaskQuery(TaskFilter):
         """The name of the field to sort by."""
         return self.sort.removeprefix("-")
 
-    def order(self) -> list[UnaryExpression[Any]]:
-        """Return the order: by the field, then by the id."""
-        direction = desc if self.sort.startswith("-") else asc
-        return [direction(col(getattr(Task, self.sort_field))), direction(col(Task.id))]
-
     def parts(self, last: Task | None) -> list[ColumnElement[bool]]:
         """Return the conditions of the parts of the list behind `last`, the task of `after`.
 
@@ -276,6 +285,38 @@ class TaskQuery(TaskFilter):
         if value is None:
             return [and_(field.is_(None), id_further)]
         return [and_(field == value, id_further), further(field, value), *without_value]
+
+    def statement(
+        self, passing: list[ColumnElement[bool]], last: Task | None, wanted: int
+    ) -> SelectOfScalar[Task]:
+        """Return the one statement that reads up to `wanted` of the tasks that pass.
+
+        Its parts are united by the database, so that all of them see the same moment.
+        """
+        direction = desc if self.sort.startswith("-") else asc
+
+        def order(task: type[Task]) -> list[UnaryExpression[Any]]:
+            return [direction(col(getattr(task, self.sort_field))), direction(col(task.id))]
+
+        parts = self.parts(last)
+        if len(parts) == 1:
+            whole = select(Task).where(*passing, *parts).order_by(*order(Task))
+            return whole.offset(self.offset).limit(wanted)
+        enough = min(self.offset + wanted, MAX_INTEGER)
+        united = union_all(
+            *(
+                select(Task, literal(number).label("part"))
+                .where(*passing, part)
+                .order_by(*order(Task))
+                .limit(enough)
+                .subquery()
+                .select()
+                for number, part in enumerate(parts)
+            )
+        ).subquery()
+        task = aliased(Task, united)
+        whole = select(task).order_by(united.c.part, *order(task))
+        return whole.offset(self.offset).limit(wanted)
 
 
 class RecentQuery(TaskQuery):

@@ -135,11 +135,11 @@ def test_more_requests_than_connections_are_all_answered(
         assert set(threads.map(read, range(160))) == {200}
 
 
-def test_a_server_whose_connections_are_all_busy_is_not_ready(
+def test_nobody_waits_longer_for_a_busy_connection_than_the_timeout_of_the_pool(
     new_postgresql_database: NewDatabase, tmp_path: Path
 ) -> None:
     url = new_postgresql_database()
-    with server_with_one_connection(tmp_path, url) as server, ThreadPoolExecutor() as threads:
+    with server_with_one_connection(tmp_path, url) as server, ThreadPoolExecutor(60) as threads:
         with connect(url).begin() as connection:
             connection.execute(text("LOCK TABLE task"))
             blocked = threads.submit(httpx2.get, f"{server.url}/tasks", timeout=60)
@@ -147,8 +147,13 @@ def test_a_server_whose_connections_are_all_busy_is_not_ready(
             while connection.execute(waiting).scalar() == 0:
                 time.sleep(0.05)
 
+            others = [
+                threads.submit(httpx2.get, url, timeout=60) for url in [f"{server.url}/tasks"] * 50
+            ]
             assert_unavailable(httpx2.get(f"{server.url}/ready", timeout=60))
             assert httpx2.get(f"{server.url}/health").status_code == 200
+            for other in others:
+                assert_unavailable(other.result())
         assert blocked.result().status_code == 200
         assert httpx2.get(f"{server.url}/ready").status_code == 200
 
@@ -345,6 +350,7 @@ def test_a_postgresql_url_is_accepted_as_providers_write_it(
             "DATABASE_URL must have %40 for each @ in the user's name or password",
         ),
         ("sqlite://", "DATABASE_URL must name a file, as in sqlite:///tasks.db"),
+        ("sqlite://tasks.db", "DATABASE_URL must name a file, as in sqlite:///tasks.db"),
         ("sqlite:///:memory:", "DATABASE_URL must name a file, as in sqlite:///tasks.db"),
     ],
 )

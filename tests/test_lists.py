@@ -1,5 +1,6 @@
 """What a client may rely on for many tasks: filters, orders, pages and statistics."""
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from itertools import chain, product
 from typing import Any
@@ -197,6 +198,21 @@ def test_an_offset_skips_tasks(client: httpx2.Client, tasks: list[Task], sort: s
         answer = client.get("/tasks", params={"sort": sort, "offset": offset, "limit": 3})
 
         assert answer.json() == in_order(tasks, sort)[offset : offset + 3]
+
+
+def test_a_page_shows_one_moment(client: httpx2.Client) -> None:
+    tasks = [create(client, title=f"task {number}") for number in range(20)]
+    due_at = [None, "2027-01-01T00:00:00Z"]
+
+    def move(number: int) -> None:
+        path = f"/tasks/{tasks[number % 20]['id']}"
+        client.patch(path, json={"due_at": due_at[number // 20 % 2]})
+
+    with ThreadPoolExecutor(4) as threads:
+        moves = [threads.submit(move, number) for number in range(400)]
+        while not moves[-1].done():
+            assert len(set(titles(client, sort="due_at"))) == 20
+            assert len(titles(client, sort="-due_at")) == 20
 
 
 def test_an_offset_counts_from_the_task_behind_which_the_list_goes_on(

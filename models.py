@@ -247,7 +247,8 @@ class TaskQuery(TaskFilter):
     sort: TaskSort = Field(
         default="id",
         description="The field to sort by, descending with a `-` in front. Between equal values "
-        "the id decides, in the same direction. Tasks without `due_at` come last in both.",
+        "the id decides, in the same direction. Tasks without `due_at` come last in both. Titles "
+        "are ordered as the database collates text.",
     )
     limit: int = Field(default=100, ge=1, le=100, description="The most tasks to return")
     offset: int = Field(default=0, ge=0, le=MAX_INTEGER, description="How many tasks to skip")
@@ -255,7 +256,8 @@ class TaskQuery(TaskFilter):
         default=None,
         ge=0,
         le=MAX_INTEGER,
-        description="The id of the task to go on behind: unlike `offset`, as fast far behind",
+        description="The id of the task to go on behind: unlike `offset`, as fast far behind. "
+        "Behind a deleted task, only a list by `id` goes on",
     )
     count: bool = Field(default=False, description="Whether to send `X-Total-Count`")
 

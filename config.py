@@ -3,6 +3,8 @@
 import sys
 from functools import lru_cache
 
+from psycopg2 import ProgrammingError  # type: ignore[import-untyped]  # it has no types
+from psycopg2.extensions import make_dsn  # type: ignore[import-untyped]
 from pydantic import (
     Field,
     NonNegativeInt,
@@ -58,6 +60,11 @@ class Settings(BaseSettings):
         elif database_url.get_secret_value().count("@") > 1:
             # What follows the first @ would be taken for the host, and its name is no secret.
             raise ValueError("must have %40 for each @ in the user's name or password")
+        else:
+            try:
+                make_dsn(**url.query)
+            except ProgrammingError:
+                raise ValueError("has an option that PostgreSQL does not know") from None
         driver = DRIVERS[url.drivername]
         return SecretStr(url.set(drivername=driver).render_as_string(hide_password=False))
 

@@ -349,6 +349,10 @@ def test_a_postgresql_url_is_accepted_as_providers_write_it(
             "postgresql://user:pass@secret@host/tasks",
             "DATABASE_URL must have %40 for each @ in the user's name or password",
         ),
+        (
+            "postgresql://user:secret@host/tasks?pgbouncer=true",
+            "DATABASE_URL has an option that PostgreSQL does not know",
+        ),
         ("sqlite://", "DATABASE_URL must name a file, as in sqlite:///tasks.db"),
         ("sqlite://tasks.db", "DATABASE_URL must name a file, as in sqlite:///tasks.db"),
         ("sqlite:///:memory:", "DATABASE_URL must name a file, as in sqlite:///tasks.db"),

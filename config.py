@@ -25,11 +25,14 @@ DRIVERS = {
     "postgresql+psycopg2": "postgresql+psycopg2",
 }
 
+# The length of HMAC-SHA256, below which a key is weaker than its hash (RFC 7518, 3.2).
+MIN_SECRET_LENGTH = 32
+
 
 class Settings(BaseSettings):
     """What a deployment may set, each by the environment variable of the same name."""
 
-    model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore")
+    model_config = SettingsConfigDict(env_file=".env", extra="ignore")
 
     database_url: SecretStr = SecretStr("sqlite:///tasks.db")
     # Connections that a process keeps open, and how many more it opens under load.
@@ -43,6 +46,10 @@ class Settings(BaseSettings):
     database_connect_timeout: int = Field(default=5, ge=1, le=5)
     # Whether the start brings the database to the newest version of the schema.
     migrate_at_start: bool = True
+    # What signs the tokens of the members; without it, the API is open to everyone.
+    secret_key: SecretStr | None = None
+    # Minutes for which a token is good.
+    token_lifetime: int = Field(default=60, ge=1, le=366 * 24 * 60)
 
     @field_validator("database_url")
     @classmethod
@@ -67,6 +74,14 @@ class Settings(BaseSettings):
                 raise ValueError("has an option that PostgreSQL does not know") from None
         driver = DRIVERS[url.drivername]
         return SecretStr(url.set(drivername=driver).render_as_string(hide_password=False))
+
+    @field_validator("secret_key")
+    @classmethod
+    def require_long_secret(cls, secret_key: SecretStr | None) -> SecretStr | None:
+        """Refuse a short secret, and one that was set but is empty: the API would be open."""
+        if secret_key is not None and len(secret_key.get_secret_value()) < MIN_SECRET_LENGTH:
+            raise ValueError(f"must have {MIN_SECRET_LENGTH} characters or more")
+        return secret_key
 
 
 @lru_cache

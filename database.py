@@ -1,10 +1,11 @@
 """The database: its engines, the session of a request, and the schema."""
 
 import sqlite3
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 from alembic import command
 from alembic.config import Config
@@ -12,10 +13,12 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from anyio import Semaphore, move_on_after
 from fastapi import Depends, Request
-from sqlalchemy import Connection, event, make_url
+from fastapi.concurrency import run_in_threadpool
+from sqlalchemy import ColumnClause, Connection, column, event, inspect, make_url, values
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sqlmodel import Session, create_engine
+from sqlmodel import Session, SQLModel, cast, create_engine, null, update
+from sqlmodel.sql.expression import SelectOfScalar
 
 from config import get_settings
 
@@ -106,6 +109,53 @@ def get_session(
 
 # A session ends before the answer is sent, so that a slow client holds no connection.
 SessionDep = Annotated[Session, Depends(get_session, scope="function")]
+
+
+Row = TypeVar("Row", bound=SQLModel)
+
+
+async def read_one(statement: SelectOfScalar[Row]) -> Row | None:
+    """Return the only row of a statement, read before the session of the request begins.
+
+    Its connection is free again when it returns, so that what follows may take long.
+    """
+
+    def read() -> Row | None:
+        with Session(reading_engine) as session:
+            return session.exec(statement).one_or_none()
+
+    async with asynccontextmanager(wait_for_place)():
+        return await run_in_threadpool(read)
+
+
+def lock_table(session: Session, name: str) -> None:
+    """Let nobody else write to a table until the transaction ends; on SQLite, nobody can anyhow."""
+    if not is_sqlite:
+        session.connection().exec_driver_sql(f'LOCK TABLE "{name}" IN SHARE ROW EXCLUSIVE MODE')
+
+
+def update_together(session: Session, rows: Sequence[SQLModel]) -> None:
+    """Write the changed rows of one table by one statement; a commit would send one for each.
+
+    They leave the session, as they are.
+    """
+
+    def typed(value: object, to: ColumnClause[Any]) -> object:
+        # PostgreSQL would take a column of nothing but NULL for text.
+        return cast(null(), to.type) if value is None else value
+
+    changed = [row for row in rows if session.is_modified(row)]
+    if not changed:
+        return
+    table = inspect(type(changed[0])).local_table
+    names = {"id"}.union(*(table.c.keys() - inspect(row).unmodified for row in changed))
+    columns = [column(name, table.c[name].type) for name in sorted(names)]
+    lines = [tuple(typed(getattr(row, to.name), to) for to in columns) for row in changed]
+    new = values(*columns, name="new").data(lines).cte()
+    for row in changed:
+        session.expunge(row)
+    statement = update(table).where(table.c.id == new.c.id)
+    session.exec(statement.values({name: new.c[name] for name in names - {"id"}}))
 
 
 alembic_config = Config(toml_file=Path(__file__).with_name("pyproject.toml"))

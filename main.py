@@ -1,29 +1,71 @@
 """The task API: the app, its routes, and what it answers when something is wrong."""
 
 import logging
-from collections.abc import AsyncIterator
+import re
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from datetime import timedelta
+from secrets import token_urlsafe
+from traceback import format_tb
 from typing import Annotated, Any
 
-from fastapi import FastAPI, HTTPException, Path, Query, Request, Response
+import jwt
+from anyio import CapacityLimiter, to_thread
+from fastapi import (
+    APIRouter,
+    Body,
+    Depends,
+    FastAPI,
+    Form,
+    Header,
+    HTTPException,
+    Path,
+    Query,
+    Request,
+    Response,
+)
 from fastapi.exception_handlers import http_exception_handler
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, RedirectResponse
+from fastapi.security import OAuth2PasswordBearer
+from pwdlib import PasswordHash
+from pwdlib.hashers.argon2 import Argon2Hasher
+from pydantic import MISSING
 from sqlalchemy import ColumnElement
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, ProgrammingError
+from sqlalchemy.exc import (
+    DBAPIError,
+    IntegrityError,
+    InterfaceError,
+    OperationalError,
+    ProgrammingError,
+)
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sqlmodel import Session, col, delete, func, select
+from sqlmodel import Session, col, func, insert, literal, null, select, update
 from starlette.convertors import IntegerConvertor, register_url_convertor
 from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from database import SessionDep, engine, schema_is_current, settings, upgrade_schema
+from database import (
+    SessionDep,
+    engine,
+    lock_table,
+    read_one,
+    schema_is_current,
+    settings,
+    update_together,
+    upgrade_schema,
+)
 from models import (
     MAX_INTEGER,
     ErrorMessage,
+    PageQuery,
+    Problems,
     RecentQuery,
+    Row,
+    SignIn,
     State,
     Task,
+    TaskBulkUpdate,
     TaskCreate,
     TaskDeleted,
     TaskFilter,
@@ -32,10 +74,21 @@ from models import (
     TaskStats,
     TaskStatus,
     TaskUpdate,
+    Token,
+    Transfer,
+    TransferCreate,
+    TransferPublic,
+    User,
+    UserCreate,
+    UserDeleted,
+    UserPublic,
+    UserUpdate,
+    now,
     overdue,
 )
 
 MAX_BODY_SIZE = 1024 * 1024  # bytes
+MAX_BULK = 1000  # tasks
 RETRY_AFTER = {"Retry-After": "5"}  # seconds
 
 logger = logging.getLogger("uvicorn.error")
@@ -44,13 +97,12 @@ logger = logging.getLogger("uvicorn.error")
 @asynccontextmanager
 async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
     """Upgrade the schema before the first request; close the connections after the last."""
+    if settings.secret_key is None:
+        logger.warning("SECRET_KEY is not set: the API is open to everyone who can reach it")
     if settings.migrate_at_start:
         upgrade_schema()
     yield
     engine.dispose()
-
-
-app = FastAPI(title="Task API", lifespan=lifespan)
 
 
 # What the routes may answer besides success, for the OpenAPI document.
@@ -66,10 +118,28 @@ UNREADABLE: Answers = {
     400: {"model": ErrorMessage, "description": "The body cannot be decoded, or nests too deep"},
     413: {"model": ErrorMessage, "description": f"The body is over {MAX_BODY_SIZE} bytes"},
 }
-NOT_FOUND: Answers = {404: {"model": ErrorMessage, "description": "There is no such task"}}
-CREATED: Answers = {
-    201: {"headers": {"Location": {"schema": {"type": "string"}, "description": "Its path"}}}
+UNAUTHORIZED: Answers = {
+    401: {
+        "model": ErrorMessage,
+        "description": "Nobody is signed in",
+        "headers": {"WWW-Authenticate": {"schema": {"type": "string"}, "description": "`Bearer`"}},
+    }
 }
+FORBIDDEN: Answers = {403: {"model": ErrorMessage, "description": "Not the own account"}}
+SIGN_IN_IS_OFF: Answers = {404: {"model": ErrorMessage, "description": "`SECRET_KEY` is not set"}}
+NOT_FOUND: Answers = {404: {"model": ErrorMessage, "description": "There is no such thing"}}
+TAKEN: Answers = {409: {"model": ErrorMessage, "description": "The name or address is taken"}}
+NOT_ALL_FOUND: Answers = {
+    404: {"model": Problems, "description": "Some of the tasks are not there"}
+}
+NOT_THEIRS: Answers = {409: {"model": ErrorMessage, "description": "It belongs to another user"}}
+NOT_CHANGED: Answers = {304: {"description": "It still has this version"}}
+CHANGED: Answers = {412: {"model": ErrorMessage, "description": "It has another version"}}
+LOCATION = {"Location": {"schema": {"type": "string"}, "description": "Its path"}}
+ETAG = {"ETag": {"schema": {"type": "string"}, "description": "Its version, in quotes"}}
+CREATED: Answers = {201: {"headers": LOCATION}}
+CREATED_TAGGED: Answers = {201: {"headers": LOCATION | ETAG}}
+TAGGED: Answers = {200: {"headers": ETAG}}
 PAGE: Answers = {
     200: {
         "headers": {
@@ -79,7 +149,7 @@ PAGE: Answers = {
             },
             "X-Total-Count": {
                 "schema": {"type": "integer"},
-                "description": "With `count=true`, the number of tasks on all pages",
+                "description": "With `count=true`, the number on all pages",
             },
         }
     }
@@ -96,38 +166,474 @@ class IdConvertor(IntegerConvertor):
 
 register_url_convertor("id", IdConvertor())
 TaskId = Annotated[int, Path(description="The id of the task")]
+UserId = Annotated[int, Path(description="The id of the user")]
+# Entity tags, as RFC 9110, 13.1 has them.
+IfMatch = Annotated[str | None, Header(description="Change it only if its `ETag` is one of these")]
+IfNoneMatch = Annotated[
+    str | None, Header(description="Send it only if its `ETag` is none of these")
+]
+IdempotencyKey = Annotated[
+    str | None, Header(min_length=1, max_length=200, description="Any text, for this task only")
+]
 
 
-def find_task(session: Session, task_id: int, *, for_update: bool = False) -> Task:
-    """Return the task, for an update locked until the transaction ends; answer 404 without it."""
-    task = session.get(Task, task_id, with_for_update=for_update)
-    if task is None:
-        raise HTTPException(404, "Task not found")
-    return task
+# What comes before the app is open to everyone; what is added to the app is for members.
+open_routes = APIRouter()
+
+
+@open_routes.get("/", include_in_schema=False)
+async def redirect_to_docs() -> RedirectResponse:
+    """Send a browser to the documentation."""
+    return RedirectResponse("docs")
+
+
+@open_routes.get("/health", tags=["service"])
+async def health() -> State:
+    """Tell that the process serves. The database is not asked."""
+    return State(status="ok")
+
+
+@open_routes.get("/ready", tags=["service"], responses=UNAVAILABLE)
+def ready() -> State:
+    """Tell that the database answers and its schema is the newest. If not, `detail` says why."""
+    if not schema_is_current():
+        detail = "The schema of the database is not the newest: run `alembic upgrade head`"
+        raise HTTPException(503, detail, RETRY_AFTER)
+    return State(status="ready")
+
+
+# One lane for each hash: with the usual four, two at once leave the requests even less of the CPU.
+hasher = PasswordHash([Argon2Hasher(parallelism=1)])
+two_at_once = CapacityLimiter(2)
+# What the password of an unknown name is compared with, so that the answer takes as long.
+no_password_hash = hasher.hash(token_urlsafe())
+
+
+async def hash_password(password: str) -> str:
+    """Return the hash to be stored for the password."""
+    return await to_thread.run_sync(hasher.hash, password, limiter=two_at_once)
+
+
+async def is_password(password: str, password_hash: str) -> bool:
+    """Return whether the hash is that of the password."""
+    return await to_thread.run_sync(hasher.verify, password, password_hash, limiter=two_at_once)
+
+
+def unauthorized(detail: str) -> HTTPException:
+    """Return the answer to those who must sign in (RFC 6750, 3)."""
+    return HTTPException(401, detail, {"WWW-Authenticate": "Bearer"})
+
+
+@open_routes.post(
+    "/token", tags=["users"], responses=UNAUTHORIZED | SIGN_IN_IS_OFF | UNREADABLE | UNAVAILABLE
+)
+async def create_token(sign_in: Annotated[SignIn, Form()], response: Response) -> Token:
+    """Sign in, and get a token to be sent as `Authorization: Bearer …` with every call.
+
+    It ends after `expires_in` seconds, or when the user changes the password.
+    """
+    if settings.secret_key is None:
+        raise HTTPException(404, "Sign-in is off")
+    user = await read_one(
+        select(User).where(col(User.username) == sign_in.username, col(User.is_active))
+    )
+    password_hash = user.password_hash if user else no_password_hash
+    is_right = await is_password(sign_in.password.get_secret_value(), password_hash)
+    if user is None or not is_right:
+        raise unauthorized("The username or the password is wrong")
+    lifetime = timedelta(minutes=settings.token_lifetime)
+    claims = {"sub": str(user.id), "version": user.token_version, "exp": now() + lifetime}
+    response.headers["Cache-Control"] = "no-store"
+    return Token(
+        access_token=jwt.encode(claims, settings.secret_key.get_secret_value(), "HS256"),
+        expires_in=int(lifetime.total_seconds()),
+    )
+
+
+async def no_token() -> None:
+    """Return no token, where no one signs in."""
+
+
+bearer = OAuth2PasswordBearer("token", auto_error=False) if settings.secret_key else no_token
+
+
+async def require_member(
+    request: Request, token: Annotated[str | None, Depends(bearer)]
+) -> User | None:
+    """Return the user who signed in; answer 401 to anyone else, but let the first user be created.
+
+    While sign-in is off, let everyone pass.
+    """
+    if settings.secret_key is None:
+        return None
+    first_user = token is None and request.scope["endpoint"] is create_user
+    if first_user and await read_one(select(User).limit(1)) is None:
+        return None
+    try:
+        claims = jwt.decode(
+            token or "",
+            settings.secret_key.get_secret_value(),
+            ["HS256"],
+            {"require": ["sub", "version", "exp"]},
+        )
+    except jwt.InvalidTokenError:
+        raise unauthorized("Not signed in") from None
+    user = await read_one(
+        select(User).where(
+            col(User.id) == int(claims["sub"]),
+            col(User.token_version) == claims["version"],
+            col(User.is_active),
+        )
+    )
+    if user is None:
+        raise unauthorized("Not signed in")
+    return user
+
+
+MemberDep = Annotated[User | None, Depends(require_member)]
+
+app = FastAPI(
+    title="Task API",
+    lifespan=lifespan,
+    routes=open_routes.routes,
+    # The guard of all routes that follow, and of those that will.
+    dependencies=[Depends(require_member)],
+    responses=UNAUTHORIZED if settings.secret_key else {},
+)
+
+
+def count_rows(
+    session: Session,
+    response: Response,
+    query: PageQuery,
+    table: type[Row],
+    passing: Sequence[ColumnElement[bool]],
+) -> None:
+    """Set the header with the number of rows that pass, if the query asks for it."""
+    if query.count:
+        counting = select(func.count()).select_from(table).where(*passing)
+        response.headers["X-Total-Count"] = str(session.exec(counting).one())
+
+
+def finish_page(
+    request: Request, response: Response, query: PageQuery, rows: Sequence[Row]
+) -> Sequence[Row]:
+    """Return the rows of the page; if there is one more, set the header with the next page."""
+    if len(rows) > query.limit:
+        rows = rows[: query.limit]
+        url = request.url.remove_query_params("offset").include_query_params(after=rows[-1].id)
+        response.headers["Link"] = f'<{url}>; rel="next"'
+    return rows
 
 
 def read_page(
     session: Session,
     request: Request,
     response: Response,
+    query: PageQuery,
+    table: type[Row],
+    *passing: ColumnElement[bool],
+) -> Sequence[Row]:
+    """Return the page of the rows that pass, by id, and set its headers."""
+    count_rows(session, response, query, table, passing)
+    rows = session.exec(query.by_id(table, *passing)).all()
+    return finish_page(request, response, query, rows)
+
+
+def find_user(session: Session, user_id: int, *, for_update: bool = False) -> User:
+    """Return the user, for an update locked until the transaction ends; answer 404 without it."""
+    user = session.get(User, user_id, with_for_update=for_update)
+    if user is None:
+        raise HTTPException(404, "User not found")
+    return user
+
+
+def commit_user(session: Session) -> None:
+    """Commit; answer 409 if another user has the name or the address."""
+    try:
+        session.commit()
+    except IntegrityError as error:
+        # `… failed: user.email` or `… constraint "uq_user_email"`; other lines repeat the values.
+        taken = re.search(r"user[._](username|email)", first_line(error))
+        if taken is None:
+            raise
+        raise HTTPException(409, f"The {taken[1]} is already taken") from None
+
+
+async def user_to_create(user_create: UserCreate) -> User:
+    """Return the new user; the password is hashed before a session holds a connection."""
+    password_hash = await hash_password(user_create.password.get_secret_value())
+    return User.model_validate(user_create, update={"password_hash": password_hash})
+
+
+@app.post(
+    "/users",
+    tags=["users"],
+    status_code=201,
+    response_model=UserPublic,
+    responses=CREATED | TAKEN | UNREADABLE | UNAVAILABLE,
+)
+def create_user(
+    user: Annotated[User, Depends(user_to_create)],
+    request: Request,
+    response: Response,
+    member: MemberDep,
+    session: SessionDep,
+) -> User:
+    """Create a user. While there is none, anyone may; from then on, those who are signed in."""
+    if settings.secret_key and member is None:
+        lock_table(session, "user")
+        if session.exec(select(User).limit(1)).first():
+            raise unauthorized("Not signed in")
+    session.add(user)
+    commit_user(session)
+    response.headers["Location"] = request.url_for("read_user", user_id=user.id).path
+    return user
+
+
+@app.get("/users", tags=["users"], response_model=list[UserPublic], responses=PAGE | UNAVAILABLE)
+def read_users(
+    query: Annotated[PageQuery, Query()],
+    request: Request,
+    response: Response,
+    session: SessionDep,
+) -> Sequence[User]:
+    """List the users, a page at a time, as tasks are."""
+    return read_page(session, request, response, query, User)
+
+
+@app.get(
+    "/users/me",
+    tags=["users"],
+    response_model=UserPublic,
+    responses=SIGN_IN_IS_OFF | UNAVAILABLE,
+)
+async def read_member(member: MemberDep) -> User:
+    """Return who is signed in."""
+    if member is None:
+        raise HTTPException(404, "Sign-in is off")
+    return member
+
+
+@app.get(
+    "/users/{user_id:id}",
+    tags=["users"],
+    response_model=UserPublic,
+    responses=NOT_FOUND | UNAVAILABLE,
+)
+def read_user(user_id: UserId, session: SessionDep) -> User:
+    """Return one user."""
+    return find_user(session, user_id)
+
+
+@app.get(
+    "/users/{user_id:id}/tasks",
+    tags=["users"],
+    response_model=list[TaskPublic],
+    responses=PAGE | NOT_FOUND | UNAVAILABLE,
+)
+def read_tasks_of_user(
+    user_id: UserId,
+    query: Annotated[TaskQuery, Query()],
+    request: Request,
+    response: Response,
+    session: SessionDep,
+) -> Sequence[Task]:
+    """List the tasks of one user, with the filters, orders and pages of all tasks."""
+    find_user(session, user_id)
+    return read_task_page(session, request, response, query, col(Task.owner_id) == user_id)
+
+
+async def require_own_account(user_id: UserId, member: MemberDep) -> None:
+    """Answer 403 to a member who would change the account of another."""
+    if member is not None and member.id != user_id:
+        raise HTTPException(403, "This is not your account")
+
+
+def wrong_password() -> HTTPException:
+    """Return the answer to those who do not know the password that they would change."""
+    return HTTPException(403, "`current_password` is not the current password")
+
+
+async def changes_of_user(
+    user_id: UserId, user_update: UserUpdate
+) -> tuple[dict[str, Any], str | None]:
+    """Return what to change, and the hash of the current password if that had to be checked.
+
+    The passwords are hashed before a session holds a connection.
+    """
+    changes = user_update.model_dump(exclude={"password", "current_password"})
+    password, current_password = user_update.password, user_update.current_password
+    if password is MISSING:
+        return changes, None
+    user = await read_one(select(User).where(col(User.id) == user_id))
+    if user is None:
+        raise HTTPException(404, "User not found")
+    if current_password is MISSING or not await is_password(
+        current_password.get_secret_value(), user.password_hash
+    ):
+        raise wrong_password()
+    changes["password_hash"] = await hash_password(password.get_secret_value())
+    return changes, user.password_hash
+
+
+@app.patch(
+    "/users/{user_id:id}",
+    tags=["users"],
+    dependencies=[Depends(require_own_account)],
+    response_model=UserPublic,
+    responses=FORBIDDEN | NOT_FOUND | TAKEN | UNREADABLE | UNAVAILABLE,
+)
+def update_user(
+    user_id: UserId,
+    changes_and_checked_hash: Annotated[
+        tuple[dict[str, Any], str | None], Depends(changes_of_user)
+    ],
+    session: SessionDep,
+) -> User:
+    """Change the fields that are sent, and only those. Null clears `full_name`.
+
+    Members change their own account only. A new `password` needs `current_password` and ends all
+    tokens of the user, and so does `"is_active": false`, after which the user cannot sign in.
+    """
+    changes, checked_hash = changes_and_checked_hash
+    user = find_user(session, user_id, for_update=True)
+    if checked_hash not in (None, user.password_hash):
+        raise wrong_password()  # by now, since another request has changed it
+    user.sqlmodel_update(changes)
+    if checked_hash or not user.is_active:
+        user.token_version += 1
+    commit_user(session)
+    return user
+
+
+@app.delete(
+    "/users/{user_id:id}",
+    tags=["users"],
+    dependencies=[Depends(require_own_account)],
+    responses=FORBIDDEN | NOT_FOUND | UNAVAILABLE,
+)
+def delete_user(user_id: UserId, member: MemberDep, session: SessionDep) -> UserDeleted:
+    """Remove a user for good. The tasks of the user stay and belong to nobody.
+
+    Members remove their own account only.
+    """
+    user = find_user(session, user_id, for_update=True)
+    record = {
+        "task_id": col(Task.id),
+        "from_user_id": col(Task.owner_id),
+        "to_user_id": null(),
+        "by_user_id": literal(member and member.id),
+        "created_at": literal(now()),
+    }
+    is_theirs = col(Task.owner_id) == user_id
+    session.exec(insert(Transfer).from_select([*record], select(*record.values()).where(is_theirs)))
+    changes = {"owner_id": None, "updated_at": now(), "version": Task.version + 1}
+    session.exec(update(Task).where(is_theirs).values(changes))
+    session.delete(user)
+    session.commit()
+    return UserDeleted(message="User removed", user_id=user_id)
+
+
+def find_task(
+    session: Session,
+    task_id: int,
+    *,
+    deleted: bool | None = False,
+    for_update: bool = False,
+    if_match: str | None = None,
+) -> Task:
+    """Return the task, for an update locked until the transaction ends.
+
+    Answer 404 without it, or if it is in the trash and `deleted` is false, or the other way round
+    (None is either); answer 412 if its entity tag is not in `if_match` (RFC 9110, 13.1.1).
+    """
+    task = session.get(Task, task_id, with_for_update=for_update)
+    if task is None or deleted not in (None, task.deleted_at is not None):
+        raise HTTPException(404, "Task not found")
+    if if_match is not None and not has_tag(if_match, task):
+        raise HTTPException(412, "The task has another version", {"ETag": task.etag})
+    return task
+
+
+def has_tag(tags: str, task: Task) -> bool:
+    """Return whether the tag of the task is in a list of tags as `If-Match` has it."""
+    return not {"*", task.etag}.isdisjoint(tag.strip() for tag in tags.split(","))
+
+
+def tagged(response: Response, task: Task) -> Task:
+    """Set the entity tag of the answer, and return the task."""
+    response.headers["ETag"] = task.etag
+    return task
+
+
+Place = tuple[str | int, ...]
+
+
+def require_users(session: Session, user_ids: Mapping[Any, int | None]) -> None:
+    """Answer 422 that names the places in the request whose user does not exist.
+
+    The others are locked, so that they still exist when the transaction ends.
+    """
+    wanted = {user_id for user_id in user_ids.values() if user_id is not None}
+    if wanted:
+        statement = select(User.id).where(col(User.id).in_(wanted))
+        found = session.exec(statement.with_for_update(read=True, key_share=True)).all()
+        unknown = wanted.difference(found)
+        problem = {"type": "user_not_found", "msg": "There is no such user"}
+        problems = [
+            problem | {"loc": loc} for loc, user_id in user_ids.items() if user_id in unknown
+        ]
+        if problems:
+            raise RequestValidationError(problems)
+
+
+def new_task(task_create: TaskCreate, member: User | None) -> Task:
+    """Return the task to be created, which belongs to the member if it is not said to whom."""
+    owner_id = task_create.owner_id
+    if owner_id is MISSING:
+        owner_id = member.id if member else None
+    return Task.model_validate(task_create, update={"owner_id": owner_id})
+
+
+def read_task_page(
+    session: Session,
+    request: Request,
+    response: Response,
     query: TaskQuery,
     *conditions: ColumnElement[bool],
-) -> list[Task]:
+) -> Sequence[Task]:
     """Return the page of tasks that the query and the conditions ask for, and set its headers."""
     passing = [*query.conditions(), *conditions]
-    if query.count:
-        counting = select(func.count()).select_from(Task).where(*passing)
-        response.headers["X-Total-Count"] = str(session.exec(counting).one())
+    count_rows(session, response, query, Task, passing)
     last = None
     if query.after is not None and query.sort_field != "id":
-        last = find_task(session, query.after)
-    wanted = query.limit + 1  # one more tells whether there is a next page
-    tasks = [*session.exec(query.statement(passing, last, wanted))]
-    if len(tasks) == wanted:
-        tasks.pop()
-        url = request.url.remove_query_params("offset").include_query_params(after=tasks[-1].id)
-        response.headers["Link"] = f'<{url}>; rel="next"'
-    return tasks
+        last = find_task(session, query.after, deleted=None)
+    tasks = session.exec(query.statement(passing, last)).all()
+    return finish_page(request, response, query, tasks)
+
+
+def save_once(session: Session, task: Task) -> Task:
+    """Save the new task, or return the one that was saved with the same idempotency key.
+
+    Answer 422 if that was asked for by another request.
+    """
+    key, request_hash = task.idempotency_key, task.request_hash
+    session.add(task)
+    try:
+        session.commit()
+    except IntegrityError:
+        session.rollback()
+        first = session.exec(select(Task).where(col(Task.idempotency_key) == (key or ""))).first()
+        if first is None:
+            raise
+        if first.request_hash != request_hash:
+            problem = {"type": "idempotency_key_reused", "msg": "Was used with another body"}
+            raise RequestValidationError(
+                [problem | {"loc": ("header", "Idempotency-Key")}]
+            ) from None
+        return first
+    return task
 
 
 @app.post(
@@ -135,17 +641,90 @@ def read_page(
     tags=["tasks"],
     status_code=201,
     response_model=TaskPublic,
-    responses=CREATED | UNREADABLE | UNAVAILABLE,
+    responses=CREATED_TAGGED | UNREADABLE | UNAVAILABLE,
 )
 def create_task(
-    task_create: TaskCreate, request: Request, response: Response, session: SessionDep
+    task_create: TaskCreate,
+    request: Request,
+    response: Response,
+    member: MemberDep,
+    session: SessionDep,
+    idempotency_key: IdempotencyKey = None,
 ) -> Task:
-    """Create a task. Only its title is required; fields that a client does not set are ignored."""
-    task = Task.model_validate(task_create)
-    session.add(task)
-    session.commit()
+    """Create a task. Only its title is required; fields that a client does not set are ignored.
+
+    A request with an `Idempotency-Key` may be sent again: the repeated one creates nothing, and is
+    answered with the task of the first. The key is used for one task only, until that is deleted
+    for good.
+    """
+    task = new_task(task_create, member)
+    require_users(session, {("body", "owner_id"): task.owner_id})
+    if idempotency_key is not None:
+        task.idempotency_key, task.request_hash = idempotency_key, task.hash_request()
+    task = save_once(session, task)
     response.headers["Location"] = request.url_for("read_task", task_id=task.id).path
-    return task
+    return tagged(response, task)
+
+
+@app.post(
+    "/tasks/bulk",
+    tags=["tasks"],
+    status_code=201,
+    response_model=list[TaskPublic],
+    responses=UNREADABLE | UNAVAILABLE,
+)
+def create_tasks(
+    task_creates: Annotated[list[TaskCreate], Body(min_length=1, max_length=MAX_BULK)],
+    member: MemberDep,
+    session: SessionDep,
+) -> list[Task]:
+    """Create many tasks, all or none, and return them in the same order.
+
+    If any is wrong, the second part of each `loc` is its place in the list, from 0.
+    """
+    tasks = [new_task(task_create, member) for task_create in task_creates]
+    owners: dict[Place, int | None] = {
+        ("body", place, "owner_id"): task.owner_id for place, task in enumerate(tasks)
+    }
+    require_users(session, owners)
+    session.add_all(tasks)
+    session.commit()
+    return tasks
+
+
+@app.patch(
+    "/tasks/bulk",
+    tags=["tasks"],
+    response_model=list[TaskPublic],
+    responses=NOT_ALL_FOUND | UNREADABLE | UNAVAILABLE,
+)
+def update_tasks(
+    task_updates: Annotated[list[TaskBulkUpdate], Body(min_length=1, max_length=MAX_BULK)],
+    session: SessionDep,
+) -> list[Task]:
+    """Change many tasks, all or none, and return them in the same order.
+
+    If any is wrong or not found, the second part of each `loc` is its place in the list, from 0. Of
+    several changes to one task, the later ones win.
+    """
+    ids = {task_update.id for task_update in task_updates}
+    # In the order of the ids, so that of two such requests none waits for the other.
+    statement = select(Task).where(col(Task.id).in_(ids), col(Task.deleted_at).is_(None))
+    found = session.exec(statement.order_by(col(Task.id)).with_for_update()).all()
+    tasks = {task.id: task for task in found}
+    problem = {"type": "task_not_found", "msg": "Task not found"}
+    problems = [
+        problem | {"loc": ("body", place, "id")}
+        for place, task_update in enumerate(task_updates)
+        if task_update.id not in tasks
+    ]
+    if problems:
+        raise HTTPException(404, problems)
+    for task_update in task_updates:
+        tasks[task_update.id].change(**task_update.model_dump(exclude={"id"}))
+    update_together(session, found)
+    session.commit()
+    return [tasks[task_update.id] for task_update in task_updates]
 
 
 @app.get(
@@ -159,13 +738,13 @@ def read_tasks(
     request: Request,
     response: Response,
     session: SessionDep,
-) -> list[Task]:
+) -> Sequence[Task]:
     """List the tasks that pass all the filters, a page at a time.
 
     While there is more, the header `Link` has the URL of the next page
     ([RFC 8288](https://www.rfc-editor.org/rfc/rfc8288)).
     """
-    return read_page(session, request, response, query)
+    return read_task_page(session, request, response, query)
 
 
 @app.get(
@@ -180,9 +759,9 @@ def read_tasks_by_status(
     request: Request,
     response: Response,
     session: SessionDep,
-) -> list[Task]:
+) -> Sequence[Task]:
     """List the tasks of one status, with the filters, orders and pages of all tasks."""
-    return read_page(session, request, response, query, col(Task.status) == status)
+    return read_task_page(session, request, response, query, col(Task.status) == status)
 
 
 @app.get(
@@ -196,9 +775,9 @@ def read_recent_tasks(
     request: Request,
     response: Response,
     session: SessionDep,
-) -> list[Task]:
+) -> Sequence[Task]:
     """List the tasks created in the last days, with the filters, orders and pages of all tasks."""
-    return read_page(session, request, response, query)
+    return read_task_page(session, request, response, query)
 
 
 @app.get("/tasks/stats", tags=["tasks"], responses=UNAVAILABLE)
@@ -220,64 +799,129 @@ def read_stats(query: Annotated[TaskFilter, Query()], session: SessionDep) -> Ta
     "/tasks/{task_id:id}",
     tags=["tasks"],
     response_model=TaskPublic,
-    responses=NOT_FOUND | UNAVAILABLE,
+    responses=TAGGED | NOT_CHANGED | NOT_FOUND | UNAVAILABLE,
 )
-def read_task(task_id: TaskId, session: SessionDep) -> Task:
-    """Return one task."""
-    return find_task(session, task_id)
+def read_task(
+    task_id: TaskId,
+    response: Response,
+    session: SessionDep,
+    if_none_match: IfNoneMatch = None,
+) -> Task | Response:
+    """Return one task. Its version is its `ETag`."""
+    task = find_task(session, task_id)
+    if if_none_match is not None and has_tag(if_none_match.replace("W/", ""), task):
+        return Response(status_code=304, headers={"ETag": task.etag})
+    return tagged(response, task)
 
 
 @app.patch(
     "/tasks/{task_id:id}",
     tags=["tasks"],
     response_model=TaskPublic,
-    responses=NOT_FOUND | UNREADABLE | UNAVAILABLE,
+    responses=TAGGED | NOT_FOUND | CHANGED | UNREADABLE | UNAVAILABLE,
 )
 @app.put(
     "/tasks/{task_id:id}",
     tags=["tasks"],
     response_model=TaskPublic,
-    responses=NOT_FOUND | UNREADABLE | UNAVAILABLE,
+    responses=TAGGED | NOT_FOUND | CHANGED | UNREADABLE | UNAVAILABLE,
 )
-def update_task(task_id: TaskId, task_update: TaskUpdate, session: SessionDep) -> Task:
+def update_task(
+    task_id: TaskId,
+    task_update: TaskUpdate,
+    response: Response,
+    session: SessionDep,
+    if_match: IfMatch = None,
+) -> Task:
     """Change the fields that are sent, and only those. Null clears `description` and `due_at`.
 
     Other fields are ignored, so that a task may be sent back as it was received.
     """
+    task = find_task(session, task_id, for_update=True, if_match=if_match)
+    task.change(**task_update.model_dump())
+    session.commit()
+    return tagged(response, task)
+
+
+@app.delete(
+    "/tasks/{task_id:id}",
+    tags=["tasks"],
+    responses=NOT_FOUND | CHANGED | UNAVAILABLE,
+)
+def delete_task(
+    task_id: TaskId,
+    session: SessionDep,
+    *,
+    permanent: Annotated[bool, Query(description="Whether for good, also from the trash")] = False,
+    if_match: IfMatch = None,
+) -> TaskDeleted:
+    """Move a task to the trash, which `GET /tasks?deleted=true` lists; or delete it for good."""
+    deleted = None if permanent else False
+    task = find_task(session, task_id, deleted=deleted, for_update=True, if_match=if_match)
+    if permanent:
+        session.delete(task)
+    else:
+        task.change(deleted_at=now())
+    session.commit()
+    message = "Task deleted" if permanent else "Task moved to the trash"
+    return TaskDeleted(message=message, task_id=task_id)
+
+
+@app.post(
+    "/tasks/{task_id:id}/restore",
+    tags=["tasks"],
+    response_model=TaskPublic,
+    responses=TAGGED | NOT_FOUND | UNAVAILABLE,
+)
+def restore_task(task_id: TaskId, response: Response, session: SessionDep) -> Task:
+    """Bring a task back from the trash."""
+    task = find_task(session, task_id, deleted=True, for_update=True)
+    task.change(deleted_at=None)
+    session.commit()
+    return tagged(response, task)
+
+
+@app.post(
+    "/tasks/{task_id:id}/transfer",
+    tags=["tasks"],
+    response_model=TaskPublic,
+    responses=TAGGED | NOT_FOUND | NOT_THEIRS | UNREADABLE | UNAVAILABLE,
+)
+def transfer_task(
+    task_id: TaskId,
+    transfer_create: TransferCreate,
+    response: Response,
+    member: MemberDep,
+    session: SessionDep,
+) -> Task:
+    """Give a task that belongs to one user to another, where null is nobody, and record it."""
+    require_users(session, {("body", "to_user_id"): transfer_create.to_user_id})
     task = find_task(session, task_id, for_update=True)
-    task.sqlmodel_update(task_update.model_dump())
+    if task.owner_id != transfer_create.from_user_id:
+        raise HTTPException(409, "The task does not belong to `from_user_id`")
+    task.change(owner_id=transfer_create.to_user_id)
+    record = {"task_id": task_id, "by_user_id": member and member.id}
+    session.add(Transfer.model_validate(transfer_create, update=record))
     session.commit()
-    return task
+    return tagged(response, task)
 
 
-@app.delete("/tasks/{task_id:id}", tags=["tasks"], responses=NOT_FOUND | UNAVAILABLE)
-def delete_task(task_id: TaskId, session: SessionDep) -> TaskDeleted:
-    """Delete a task for good."""
-    if session.exec(delete(Task).where(col(Task.id) == task_id)).rowcount == 0:
-        raise HTTPException(404, "Task not found")
-    session.commit()
-    return TaskDeleted(message="Task deleted", task_id=task_id)
-
-
-@app.get("/", include_in_schema=False)
-async def redirect_to_docs() -> RedirectResponse:
-    """Send a browser to the documentation."""
-    return RedirectResponse("docs")
-
-
-@app.get("/health", tags=["service"])
-async def health() -> State:
-    """Tell that the process serves. The database is not asked."""
-    return State(status="ok")
-
-
-@app.get("/ready", tags=["service"], responses=UNAVAILABLE)
-def ready() -> State:
-    """Tell that the database answers and its schema is the newest. If not, `detail` says why."""
-    if not schema_is_current():
-        detail = "The schema of the database is not the newest: run `alembic upgrade head`"
-        raise HTTPException(503, detail, RETRY_AFTER)
-    return State(status="ready")
+@app.get(
+    "/tasks/{task_id:id}/transfers",
+    tags=["tasks"],
+    response_model=list[TransferPublic],
+    responses=PAGE | NOT_FOUND | UNAVAILABLE,
+)
+def read_transfers(
+    task_id: TaskId,
+    query: Annotated[PageQuery, Query()],
+    request: Request,
+    response: Response,
+    session: SessionDep,
+) -> Sequence[Transfer]:
+    """List the transfers of a task, the first one first, a page at a time."""
+    find_task(session, task_id)
+    return read_page(session, request, response, query, Transfer, col(Transfer.task_id) == task_id)
 
 
 def limit_body(app: ASGIApp) -> ASGIApp:
@@ -320,13 +964,24 @@ async def answer_wrong_method(request: Request, _error: HTTPException) -> Respon
     )
 
 
+def first_line(error: DBAPIError) -> str:
+    """Return what the database says is wrong; further lines of PostgreSQL repeat the values."""
+    return str(error.orig).partition("\n")[0]
+
+
 @app.exception_handler(DBAPIError)
+async def answer_database_error(_request: Request, error: DBAPIError) -> JSONResponse:
+    """Answer 503 while the database is away, too busy or of an old schema; else 500."""
+    passing = isinstance(error, OperationalError | InterfaceError | ProgrammingError)
+    if passing or error.connection_invalidated:
+        return await answer_unavailable(_request, error)
+    lines = "".join(format_tb(error.__traceback__))
+    logger.error("%s in %s\n%s", first_line(error), error.statement, lines)
+    return JSONResponse({"detail": "Internal Server Error"}, 500)
+
+
 @app.exception_handler(PoolTimeoutError)
 async def answer_unavailable(_request: Request, error: Exception) -> JSONResponse:
-    """Answer 503 while the database is away, too busy or of an old schema; else 500."""
-    if isinstance(error, DBAPIError):
-        passing = isinstance(error, OperationalError | InterfaceError | ProgrammingError)
-        if not (passing or error.connection_invalidated):
-            raise error
+    """Answer 503."""
     logger.error("The database is not available: %s", getattr(error, "orig", error))
     return JSONResponse({"detail": "The database is not available"}, 503, RETRY_AFTER)

@@ -1,20 +1,24 @@
-"""The task: its table, and what clients send, ask for and see of it."""
+"""The users and their tasks: the tables, and what clients send, ask for and see of them."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from operator import gt, lt
-from typing import Annotated, Any, Literal
+from hashlib import sha256
+from operator import eq, ge, gt, le, lt
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     MISSING,
     AfterValidator,
     AwareDatetime,
     BeforeValidator,
+    EmailStr,
+    Secret,
+    SecretStr,
     StringConstraints,
     WithJsonSchema,
 )
-from sqlalchemy import ColumnElement, UnaryExpression, event, literal, union_all
+from sqlalchemy import ColumnElement, UnaryExpression, event, literal, text, union_all
 from sqlalchemy.orm import aliased
 from sqlmodel import (
     CheckConstraint,
@@ -22,10 +26,12 @@ from sqlmodel import (
     Field,
     Index,
     SQLModel,
+    UniqueConstraint,
     and_,
     asc,
     col,
     desc,
+    not_,
     or_,
     select,
 )
@@ -35,8 +41,12 @@ from sqlmodel.sql.expression import SelectOfScalar
 SQLModel.metadata.naming_convention = {
     "pk": "pk_%(table_name)s",
     "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_name)s",
     "ix": "ix_%(table_name)s_%(column_0_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_name)s",
 }
+# As on PostgreSQL, the id of a deleted row is never given to another.
+NEVER_REUSE_IDS = {"sqlite_autoincrement": True}
 
 # The largest integer that both databases hold.
 MAX_INTEGER = 2**63 - 1
@@ -72,18 +82,19 @@ def to_utc(moment: datetime) -> datetime:
 # PostgreSQL stores no NUL character, so no text may hold one.
 NO_NUL = r"^[^\x00]*$"
 NO_NUL_AND_NOT_BLANK = r"^[^\x00]*[^\x00\s][^\x00]*$"
-Title = Annotated[
+Line = Annotated[
     str,
     StringConstraints(
         strip_whitespace=True, min_length=1, max_length=200, pattern=NO_NUL_AND_NOT_BLANK
     ),
-    Field(schema_extra={"examples": ["Write the report"]}),
 ]
+Title = Annotated[Line, Field(schema_extra={"examples": ["Write the report"]})]
 Description = Annotated[
     str,
     StringConstraints(max_length=10_000, pattern=NO_NUL),
     Field(schema_extra={"examples": ["Ten pages, and a summary"]}),
 ]
+Id = Annotated[int, Field(ge=1, le=MAX_INTEGER), BeforeValidator(require_number)]
 Priority = Annotated[int, Field(ge=0, le=5), BeforeValidator(require_number)]
 Moment = Annotated[
     AwareDatetime,
@@ -98,6 +109,86 @@ Moment = Annotated[
         }
     ),
 ]
+Username = Annotated[
+    str,
+    StringConstraints(to_lower=True, min_length=3, max_length=50, pattern=r"^[A-Za-z0-9_.-]+$"),
+    Field(schema_extra={"examples": ["ada"]}),
+]
+Email = Annotated[
+    EmailStr, AfterValidator(str.lower), Field(schema_extra={"examples": ["ada@example.com"]})
+]
+# A secret shows itself in no representation, so in no log.
+Password = Secret[Annotated[str, StringConstraints(min_length=8, max_length=128)]]
+
+
+class UserBase(SQLModel):
+    """What a user is known by, shared by the table and the variants."""
+
+    username: Username
+    email: Email
+    full_name: Line | None = None
+
+
+class User(UserBase, table=True):
+    """The table of users, who are the members of the team."""
+
+    __table_args__ = (UniqueConstraint("username"), UniqueConstraint("email"), NEVER_REUSE_IDS)
+
+    id: int | None = Field(default=None, primary_key=True)
+    is_active: bool = True
+    password_hash: str = Field(repr=False)
+    # A token is good as long as it has this number.
+    token_version: int = 1
+    created_at: datetime = Field(default_factory=now)
+    updated_at: datetime = Field(default_factory=now, sa_column_kwargs={"onupdate": now})
+
+
+class UserCreate(UserBase):
+    """What a client sends to create a user."""
+
+    password: Password
+
+
+class UserUpdate(SQLModel):
+    """What a client sends to change a user: what is not sent stays as it is."""
+
+    # A field that was not sent is MISSING, which is left out of `model_dump()`.
+    username: Username | MISSING = MISSING
+    email: Email | MISSING = MISSING
+    full_name: Line | MISSING | None = MISSING
+    is_active: bool | MISSING = MISSING
+    password: Password | MISSING = MISSING
+    current_password: SecretStr | MISSING = Field(
+        default=MISSING, description="Needed to change the password"
+    )
+
+
+class UserPublic(UserBase):
+    """What a client sees of a user."""
+
+    # In the OpenAPI document no field is optional, since each is always sent.
+    model_config = {"json_schema_serialization_defaults_required": True}
+
+    id: int
+    is_active: bool
+    created_at: datetime
+    updated_at: datetime
+
+
+class SignIn(SQLModel):
+    """What a client sends, as a form, to sign in (RFC 6749, 4.3.2)."""
+
+    grant_type: Literal["password"] = "password"
+    username: Annotated[str, StringConstraints(pattern=NO_NUL, to_lower=True)]
+    password: SecretStr
+
+
+class Token(SQLModel):
+    """What a client gets to be recognized by (RFC 6749, 5.1)."""
+
+    access_token: str
+    token_type: str = "bearer"  # noqa: S105  # no secret: it says how to send the token
+    expires_in: int = Field(description="Seconds")
 
 
 class TaskStatus(StrEnum):
@@ -125,46 +216,85 @@ class TaskBase(SQLModel):
     due_at: Moment | None = None
 
 
+def index(*columns: str, name: str | None = None, where: str = "deleted_at IS NULL") -> Index:
+    """Return an index of the tasks that are not in the trash, or of the others."""
+    return Index(name, *columns, sqlite_where=text(where), postgresql_where=text(where))
+
+
 class Task(TaskBase, table=True):
-    """The table; each index serves one order of the list, where the id decides between equals."""
+    """The table of tasks."""
 
     __table_args__ = (
         CheckConstraint("trim(title) <> ''", name="title"),
         CheckConstraint("priority BETWEEN 0 AND 5", name="priority"),
-        Index(None, "title", "id"),
-        Index(None, "status", "id"),
-        Index(None, "priority", "id"),
-        Index(None, "due_at", "id"),
-        Index(None, "created_at", "id"),
-        Index(None, "updated_at", "id"),
-        # As on PostgreSQL, the id of a deleted task is never given to another.
-        {"sqlite_autoincrement": True},
+        UniqueConstraint("idempotency_key"),
+        # Each serves one order of the list, where the id decides between equals.
+        index("id"),
+        index("title", "id"),
+        index("status", "id"),
+        index("priority", "id"),
+        index("due_at", "id"),
+        index("created_at", "id"),
+        index("updated_at", "id"),
+        index("id", name="ix_task_trash", where="deleted_at IS NOT NULL"),
+        Index(None, "owner_id", "id"),
+        NEVER_REUSE_IDS,
     )
 
     id: int | None = Field(default=None, primary_key=True)
+    owner_id: int | None = Field(default=None, foreign_key="user.id", ondelete="SET NULL")
     created_at: datetime = Field(default_factory=now)
-    updated_at: datetime = Field(default_factory=now, sa_column_kwargs={"onupdate": now})
+    updated_at: datetime = Field(default_factory=now)
     completed_at: datetime | None = None
+    deleted_at: datetime | None = None
+    version: int = 1
+    # What the request that created the task was known by, so that it creates no second one.
+    idempotency_key: str | None = None
+    request_hash: str | None = None
+
+    @property
+    def etag(self) -> str:
+        """The entity tag of this version (RFC 9110, 8.8.3)."""
+        return f'"{self.version}"'
+
+    def change(self, **values: object) -> None:
+        """Set the values; if any is new, the version grows, and the moments follow."""
+        if any(getattr(self, field) != value for field, value in values.items()):
+            self.sqlmodel_update(values)
+            self.keep_completed_at()
+            self.updated_at = now()
+            self.version += 1
+
+    def keep_completed_at(self) -> None:
+        """Set `completed_at` when the status becomes completed; clear it when it leaves that."""
+        if self.status != TaskStatus.completed:
+            self.completed_at = None
+        elif self.completed_at is None:
+            self.completed_at = now()
+
+    def hash_request(self) -> str:
+        """Return what tells the request that asked for this new task from any other."""
+        asked = self.model_dump_json(include={*TaskBase.model_fields, "owner_id"})
+        return sha256(asked.encode()).hexdigest()
 
 
 @event.listens_for(Task, "before_insert")
-@event.listens_for(Task, "before_update")
-def keep_completed_at(_mapper: object, _connection: object, task: Task) -> None:
-    """Set `completed_at` when the status becomes completed, and clear it when it leaves that."""
-    if task.status != TaskStatus.completed:
-        task.completed_at = None
-    elif task.completed_at is None:
-        task.completed_at = now()
+def begin_completed(_mapper: object, _connection: object, task: Task) -> None:
+    """Set `completed_at` of a task that is completed when it is created."""
+    task.keep_completed_at()
 
 
 class TaskCreate(TaskBase):
     """What a client sends to create a task."""
 
+    owner_id: Id | MISSING | None = Field(
+        default=MISSING, description="A user, or null for nobody; if not sent, who is signed in"
+    )
+
 
 class TaskUpdate(SQLModel):
     """What a client sends to change a task: what is not sent stays as it is."""
 
-    # A field that was not sent is MISSING, which is left out of `model_dump()`.
     title: Title | MISSING = MISSING
     description: Description | MISSING | None = MISSING
     status: TaskStatus | MISSING = MISSING
@@ -172,27 +302,94 @@ class TaskUpdate(SQLModel):
     due_at: Moment | MISSING | None = MISSING
 
 
+class TaskBulkUpdate(TaskUpdate):
+    """The same for one of many tasks."""
+
+    id: Id
+
+
 class TaskPublic(TaskBase):
     """What a client sees of a task."""
 
-    # In the OpenAPI document no field is optional, since each is always sent.
     model_config = {"json_schema_serialization_defaults_required": True}
 
     id: int
+    owner_id: int | None
     created_at: datetime
     updated_at: datetime
     completed_at: datetime | None
+    deleted_at: datetime | None
+    version: int
+
+
+class TransferBase(SQLModel):
+    """Between whom a task changes hands, where null is nobody."""
+
+    from_user_id: Id | None
+    to_user_id: Id | None
+
+
+class Transfer(TransferBase, table=True):
+    """The table of the transfers of tasks; the ids of users stay when the users are gone."""
+
+    __table_args__ = (Index(None, "task_id", "id"), NEVER_REUSE_IDS)
+
+    id: int | None = Field(default=None, primary_key=True)
+    task_id: int = Field(foreign_key="task.id", ondelete="CASCADE")
+    by_user_id: int | None
+    created_at: datetime = Field(default_factory=now)
+
+
+class TransferCreate(TransferBase):
+    """What a client sends to give a task to another user."""
+
+
+class TransferPublic(TransferBase):
+    """What a client sees of a transfer."""
+
+    id: int
+    task_id: int
+    by_user_id: int | None = Field(description="Who was signed in")
+    created_at: datetime
 
 
 def overdue() -> ColumnElement[bool]:
     """Return the condition that a task is due in the past and not completed."""
-    return and_(col(Task.due_at) < now(), col(Task.status) != TaskStatus.completed)
+    due_at = col(Task.due_at)
+    # Without a due date the comparison is NULL, and so would be its opposite.
+    return and_(due_at.is_not(None), due_at < now(), col(Task.status) != TaskStatus.completed)
+
+
+Row = TypeVar("Row", User, Task, Transfer)
+
+
+class PageQuery(SQLModel):
+    """Which page of a list a client asks for."""
+
+    # Without this, a misspelt parameter would return the whole list.
+    model_config = {"extra": "forbid"}
+
+    limit: int = Field(default=100, ge=1, le=100, description="The most to return")
+    offset: int = Field(default=0, ge=0, le=MAX_INTEGER, description="How many to skip")
+    after: int | None = Field(
+        default=None,
+        ge=0,
+        le=MAX_INTEGER,
+        description="The id to go on behind: unlike `offset`, as fast far behind. Behind one that "
+        "is gone, only a list by `id` goes on",
+    )
+    count: bool = Field(default=False, description="Whether to send `X-Total-Count`")
+
+    def by_id(self, table: type[Row], *passing: ColumnElement[bool]) -> SelectOfScalar[Row]:
+        """Return the statement that reads the page, and one more, of the rows that pass, by id."""
+        behind = [] if self.after is None else [col(table.id) > self.after]
+        rows = select(table).where(*passing, *behind).order_by(col(table.id))
+        return rows.offset(self.offset).limit(self.limit + 1)
 
 
 class TaskFilter(SQLModel):
     """Which tasks a client asks for."""
 
-    # Without this, a misspelt filter would return every task.
     model_config = {"extra": "forbid"}
 
     status: list[TaskStatus] = Field(default=[], description="Any of these")
@@ -208,31 +405,39 @@ class TaskFilter(SQLModel):
     overdue: bool | None = Field(
         default=None, description="Whether due in the past and not completed"
     )
+    owner_id: int | None = Field(
+        default=None, ge=0, le=MAX_INTEGER, description="Belonging to this user"
+    )
+    unowned: bool | None = Field(default=None, description="Whether belonging to nobody")
+    deleted: bool = Field(default=False, description="Whether in the trash")
 
     def conditions(self) -> Iterator[ColumnElement[bool]]:
         """Yield the conditions that a task must meet, all of them."""
         if self.status:
             yield col(Task.status).in_(self.status)
-        if self.priority_min is not None:
-            yield col(Task.priority) >= self.priority_min
-        if self.priority_max is not None:
-            yield col(Task.priority) <= self.priority_max
         if self.q is not None:
             yield or_(
                 col(Task.title).icontains(self.q, autoescape=True),
                 col(Task.description).icontains(self.q, autoescape=True),
             )
-        if self.created_after is not None:
-            yield col(Task.created_at) > self.created_after
-        if self.created_before is not None:
-            yield col(Task.created_at) < self.created_before
-        if self.due_after is not None:
-            yield col(Task.due_at) > self.due_after
-        if self.due_before is not None:
-            yield col(Task.due_at) < self.due_before
-        if self.overdue is not None:
-            # IS NOT TRUE, since for a task without due date the condition is NULL.
-            yield overdue() if self.overdue else overdue().is_not(True)
+        for compare, field, value in (
+            (ge, Task.priority, self.priority_min),
+            (le, Task.priority, self.priority_max),
+            (gt, Task.created_at, self.created_after),
+            (lt, Task.created_at, self.created_before),
+            (gt, Task.due_at, self.due_after),
+            (lt, Task.due_at, self.due_before),
+            (eq, Task.owner_id, self.owner_id),
+        ):
+            if value is not None:
+                yield compare(col(field), value)
+        for condition, wanted in (
+            (overdue(), self.overdue),
+            (col(Task.owner_id).is_(None), self.unowned),
+            (col(Task.deleted_at).is_not(None), self.deleted),
+        ):
+            if wanted is not None:
+                yield condition if wanted else not_(condition)
 
 
 TaskSort = Literal[
@@ -241,7 +446,7 @@ TaskSort = Literal[
 ]  # fmt: skip
 
 
-class TaskQuery(TaskFilter):
+class TaskQuery(TaskFilter, PageQuery):
     """Which tasks a client asks for, in which order, and which page of them."""
 
     sort: TaskSort = Field(
@@ -250,16 +455,6 @@ class TaskQuery(TaskFilter):
         "the id decides, in the same direction. Tasks without `due_at` come last in both. Titles "
         "are ordered as the database collates text.",
     )
-    limit: int = Field(default=100, ge=1, le=100, description="The most tasks to return")
-    offset: int = Field(default=0, ge=0, le=MAX_INTEGER, description="How many tasks to skip")
-    after: int | None = Field(
-        default=None,
-        ge=0,
-        le=MAX_INTEGER,
-        description="The id of the task to go on behind: unlike `offset`, as fast far behind. "
-        "Behind a deleted task, only a list by `id` goes on",
-    )
-    count: bool = Field(default=False, description="Whether to send `X-Total-Count`")
 
     @property
     def sort_field(self) -> str:
@@ -289,12 +484,13 @@ class TaskQuery(TaskFilter):
         return [and_(field == value, id_further), further(field, value), *without_value]
 
     def statement(
-        self, passing: list[ColumnElement[bool]], last: Task | None, wanted: int
+        self, passing: list[ColumnElement[bool]], last: Task | None
     ) -> SelectOfScalar[Task]:
-        """Return the one statement that reads up to `wanted` of the tasks that pass.
+        """Return the one statement that reads the page, and one more, of the tasks that pass.
 
         Its parts are united by the database, so that all of them see the same moment.
         """
+        wanted = self.limit + 1
         direction = desc if self.sort.startswith("-") else asc
 
         def order(task: type[Task]) -> list[UnaryExpression[Any]]:
@@ -348,6 +544,13 @@ class TaskDeleted(SQLModel):
     task_id: int
 
 
+class UserDeleted(SQLModel):
+    """What a client sees of a user that it removed."""
+
+    message: str
+    user_id: int
+
+
 class State(SQLModel):
     """What a platform sees of the process that it watches."""
 
@@ -358,3 +561,17 @@ class ErrorMessage(SQLModel):
     """What a client sees when it does not get what it asked for."""
 
     detail: str
+
+
+class Problem(SQLModel):
+    """What is wrong, and where in the request."""
+
+    type: str
+    loc: list[str | int]
+    msg: str
+
+
+class Problems(SQLModel):
+    """What a client sees when parts of its request are wrong."""
+
+    detail: list[Problem]

@@ -10,7 +10,7 @@ from servers import alembic, connect
 from sqlalchemy import Connection, Engine, event, insert, text
 from sqlmodel import Session
 
-from main import read_page, read_stats
+from main import read_stats, read_task_page
 from models import Task, TaskFilter, TaskQuery, TaskSort
 
 WITH_DUE_DATE, WITHOUT_DUE_DATE = 4_999, 5_000
@@ -56,7 +56,7 @@ def test_every_page_in_every_order_is_a_range_of_an_index(empty_database: str) -
         for after in (None, WITH_DUE_DATE, WITHOUT_DUE_DATE):
             with Session(engine) as session:
                 query = TaskQuery.model_validate({"sort": sort, "after": after})
-                assert read_page(session, request, Response(), query)
+                assert read_task_page(session, request, Response(), query)
             *_, plan = plans
             # A page of several parts is sorted once, after each part was limited to a page.
             united = sort.endswith("due_at") or (after is not None and not sort.endswith("id"))

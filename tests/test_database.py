@@ -1,6 +1,5 @@
 """What an operator may rely on: the databases, their faults, and the settings."""
 
-import os
 import signal
 import socket
 import sqlite3
@@ -14,7 +13,7 @@ from pathlib import Path
 import httpx2
 import pytest
 from calls import create
-from servers import ROOT, ApiServer, connect, run_postgresql
+from servers import ROOT, ApiServer, connect, environment, run_postgresql
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import IntegrityError
 
@@ -57,7 +56,7 @@ def ask(folder: Path, question: str, database_url: str, **settings: str) -> list
     program = f"from database import engine\nwith engine.connect() as connection: print({question})"
     run = subprocess.run(
         [sys.executable, "-c", program],
-        env=os.environ | {"DATABASE_URL": database_url, "PYTHONPATH": str(ROOT)} | settings,
+        env=environment(database_url, PYTHONPATH=str(ROOT), **settings),
         cwd=folder,
         capture_output=True,
         text=True,
@@ -384,23 +383,22 @@ def test_a_wrong_database_url_ends_the_start_with_a_sentence(
     ],
 )
 def test_a_setting_out_of_range_ends_the_start_with_its_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+    tmp_path: Path, name: str, value: str
 ) -> None:
-    monkeypatch.setenv(name, value)
-    server = ApiServer(tmp_path, "sqlite:///tasks.db")
+    server = ApiServer(tmp_path, "", app_dir=ROOT, **{name: value})
 
     assert server.process.wait(timeout=30) != 0
     assert f"{name} Input should be" in server.log.read_text()
 
 
 def test_without_settings_the_tasks_are_kept_in_a_file(tmp_path: Path) -> None:
-    with ApiServer(tmp_path, "") as server:
+    with ApiServer(tmp_path) as server:
         assert httpx2.get(f"{server.url}/ready").status_code == 200
     assert (tmp_path / "tasks.db").exists()
 
 
 def test_the_settings_are_read_from_a_file(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text(f"DATABASE_URL=sqlite:///{tmp_path}/from-file.db\n")
-    with ApiServer(tmp_path, "") as server:
+    with ApiServer(tmp_path) as server:
         assert httpx2.get(f"{server.url}/ready").status_code == 200
     assert (tmp_path / "from-file.db").exists()

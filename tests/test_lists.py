@@ -229,7 +229,7 @@ def test_an_offset_counts_from_the_task_behind_which_the_list_goes_on(
 def test_a_list_by_id_goes_on_behind_a_deleted_task(
     client: httpx2.Client, tasks: list[Task]
 ) -> None:
-    client.delete(f"/tasks/{tasks[9]['id']}")
+    client.delete(f"/tasks/{tasks[9]['id']}", params={"permanent": True})
 
     assert client.get("/tasks", params={"after": tasks[9]["id"]}).json() == tasks[10:]
 
@@ -237,7 +237,7 @@ def test_a_list_by_id_goes_on_behind_a_deleted_task(
 def test_a_list_in_another_order_cannot_go_on_behind_a_deleted_task(
     client: httpx2.Client, tasks: list[Task]
 ) -> None:
-    client.delete(f"/tasks/{tasks[9]['id']}")
+    client.delete(f"/tasks/{tasks[9]['id']}", params={"permanent": True})
 
     answer = client.get("/tasks", params={"after": tasks[9]["id"], "sort": "title"})
 

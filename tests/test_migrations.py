@@ -37,7 +37,7 @@ def schema(database_url: str) -> dict[str, object]:
     if engine.dialect.name == "sqlite":
         with engine.connect() as connection:
             tables = "SELECT name FROM sqlite_master WHERE sql LIKE '%AUTOINCREMENT%'"
-            described["autoincrement"] = connection.exec_driver_sql(tables).scalars().all()
+            described["autoincrement"] = sorted(connection.exec_driver_sql(tables).scalars())
     return described
 
 

@@ -26,9 +26,12 @@ def test_a_new_task_needs_only_a_title(client: httpx2.Client) -> None:
         "status": "pending",
         "priority": 0,
         "due_at": None,
+        "owner_id": None,
         "created_at": "",
         "updated_at": "",
         "completed_at": None,
+        "deleted_at": None,
+        "version": 1,
     }
 
 
@@ -91,6 +94,7 @@ def test_an_update_changes_only_what_was_sent(client: httpx2.Client, method: str
         "title": "Read it",
         "priority": 1,
         "updated_at": changed["updated_at"],
+        "version": 2,
     }
     assert changed["updated_at"] > task["updated_at"]
     assert read(client, task) == changed
@@ -171,7 +175,7 @@ def test_a_deleted_task_is_gone(client: httpx2.Client) -> None:
     answer = client.delete(path)
 
     assert answer.status_code == 200
-    assert answer.json() == {"message": "Task deleted", "task_id": task["id"]}
+    assert answer.json() == {"message": "Task moved to the trash", "task_id": task["id"]}
     for method in ("GET", "PATCH", "PUT", "DELETE"):
         assert client.request(method, path, json={}).status_code == 404
     assert client.get("/tasks").json() == [other]

@@ -1,0 +1,371 @@
+"""What a client may rely on when it sends much at once, sends it again, or was not the only one."""
+
+from typing import Any
+
+import httpx2
+import pytest
+from calls import Task, at_once, create, create_user
+from servers import ApiServer, alembic, connect
+from sqlalchemy import event
+from sqlmodel import Session
+
+from main import create_tasks, update_tasks
+from models import TaskBulkUpdate, TaskCreate
+
+
+def test_many_tasks_are_created_in_the_order_given(client: httpx2.Client) -> None:
+    body = [
+        {"title": f"task {number}", "priority": number % 6, "description": None}
+        | ({"status": "completed", "due_at": "2026-01-01T00:00:00Z"} if number % 3 else {})
+        for number in range(1000)
+    ]
+
+    answer = client.post("/tasks/bulk", json=body, timeout=60)
+
+    assert answer.status_code == 201
+    tasks = answer.json()
+    assert [task | sent for task, sent in zip(tasks, body, strict=True)] == tasks
+    ids = [task["id"] for task in tasks]
+    assert ids == sorted(set(ids))
+    assert all((task["completed_at"] is None) is (task["status"] == "pending") for task in tasks)
+    assert client.get("/tasks").json() == tasks[:100]
+    assert client.get("/tasks/stats").json()["total"] == 1000
+
+
+@pytest.mark.parametrize("method", ["POST", "PATCH"])
+def test_a_bulk_call_has_one_to_a_thousand_items(client: httpx2.Client, method: str) -> None:
+    task = create(client)
+    item = {"title": "Read it"} | ({"id": task["id"]} if method == "PATCH" else {})
+    for number in (0, 1001):
+        answer = client.request(method, "/tasks/bulk", json=[item] * number)
+        assert answer.status_code == 422
+        assert answer.json()["detail"][0]["loc"] == ["body"]
+    assert client.get("/tasks").json() == [task]
+
+
+def test_one_wrong_task_of_many_is_named_and_none_is_created(client: httpx2.Client) -> None:
+    body: list[dict[str, Any]] = [{"title": f"task {number}"} for number in range(5)]
+    body[2]["title"] = "a" * 201
+    body[4]["priority"] = 6
+
+    answer = client.post("/tasks/bulk", json=body)
+
+    assert answer.status_code == 422
+    assert [(problem["loc"], problem["type"]) for problem in answer.json()["detail"]] == [
+        (["body", 2, "title"], "string_too_long"),
+        (["body", 4, "priority"], "less_than_equal"),
+    ]
+    assert client.get("/tasks").json() == []
+
+
+def test_an_unknown_owner_of_one_task_of_many_is_named_and_none_is_created(
+    client: httpx2.Client,
+) -> None:
+    user = create_user(client, "ada")
+    owners = [None, user["id"], 10**9, user["id"], 10**18]
+    body = [{"title": "Write the report", "owner_id": owner} for owner in owners]
+
+    answer = client.post("/tasks/bulk", json=body)
+
+    assert answer.status_code == 422
+    problems = answer.json()["detail"]
+    places = [problem["loc"] for problem in problems]
+    assert places == [["body", 2, "owner_id"], ["body", 4, "owner_id"]]
+    assert {problem["msg"] for problem in problems} == {"There is no such user"}
+    assert client.get("/tasks").json() == []
+
+
+def test_many_tasks_are_changed_in_the_order_given(client: httpx2.Client) -> None:
+    body = [{"title": f"task {number}"} for number in range(1000)]
+    tasks = client.post("/tasks/bulk", json=body, timeout=60).json()
+    different: list[dict[str, Any]] = [
+        {"title": "Read it"},
+        {"status": "completed"},
+        {"due_at": "2026-12-31T00:00:00Z", "description": "a\nb"},
+        {"priority": 5, "owner_id": 1},
+    ]
+    changes = [
+        {"id": task["id"]} | different[number % 4] for number, task in enumerate(reversed(tasks))
+    ]
+
+    answer = client.patch("/tasks/bulk", json=changes, timeout=60)
+
+    assert answer.status_code == 200
+    changed = answer.json()
+    assert [task["id"] for task in changed] == [change["id"] for change in changes]
+    for before, after, change in zip(reversed(tasks), changed, changes, strict=True):
+        assert after == before | change | {
+            "owner_id": None,
+            "version": 2,
+            "updated_at": after["updated_at"],
+            "completed_at": after["completed_at"],
+        }
+        assert after["updated_at"] > before["updated_at"]
+        assert (after["completed_at"] is None) is ("status" not in change)
+    assert client.get("/tasks", params={"limit": 3}).json() == changed[:-4:-1]
+
+
+def test_null_clears_the_fields_of_many_tasks(client: httpx2.Client) -> None:
+    fields = {"description": "Ten pages", "due_at": "2026-12-31T00:00:00Z", "status": "completed"}
+    tasks = [create(client, **fields) for _ in range(3)]
+    change = {"description": None, "due_at": None, "status": "pending"}
+
+    answer = client.patch("/tasks/bulk", json=[{"id": task["id"]} | change for task in tasks])
+
+    for task in answer.json():
+        assert task == task | change | {"completed_at": None}
+    assert client.get("/tasks").json() == answer.json()
+
+
+def test_a_bulk_change_that_changes_nothing_keeps_the_version(client: httpx2.Client) -> None:
+    tasks = [create(client), create(client)]
+    body = [{"id": tasks[0]["id"]}, {"id": tasks[1]["id"], "priority": 0}]
+
+    assert client.patch("/tasks/bulk", json=body).json() == tasks
+    assert client.get("/tasks").json() == tasks
+
+
+def test_of_several_changes_to_one_task_the_later_ones_win(client: httpx2.Client) -> None:
+    task = create(client)
+    fields: list[dict[str, Any]] = [{"priority": 1, "title": "a"}, {"priority": 2}]
+
+    answer = client.patch("/tasks/bulk", json=[{"id": task["id"]} | change for change in fields])
+
+    first, second = answer.json()
+    assert first == second == client.get(f"/tasks/{task['id']}").json()
+    assert (first["title"], first["priority"]) == ("a", 2)
+
+
+def test_one_wrong_change_of_many_is_named_and_none_is_made(client: httpx2.Client) -> None:
+    task = create(client)
+    good = {"id": task["id"], "priority": 3}
+
+    wrong = client.patch("/tasks/bulk", json=[good, good | {"title": None}, {"priority": 3}])
+    unknown = client.patch("/tasks/bulk", json=[good, {"id": 10**9}, {"id": 10**18}])
+
+    assert wrong.status_code == 422
+    places = [problem["loc"][:3] for problem in wrong.json()["detail"]]
+    assert places == [["body", 1, "title"], ["body", 2, "id"]]
+    assert unknown.status_code == 404
+    assert unknown.json()["detail"] == [
+        {"type": "task_not_found", "loc": ["body", place, "id"], "msg": "Task not found"}
+        for place in (1, 2)
+    ]
+    assert client.get("/tasks").json() == [task]
+
+
+def test_bulk_changes_in_opposite_orders_at_the_same_moment_all_succeed(
+    server: ApiServer, client: httpx2.Client
+) -> None:
+    tasks = client.post("/tasks/bulk", json=[{"title": "Write the report"}] * 50).json()
+
+    def ask(number: int) -> httpx2.Response:
+        ordered = tasks if number % 2 else tasks[::-1]
+        body = [{"id": task["id"], "title": f"by {number}"} for task in ordered]
+        return httpx2.patch(f"{server.url}/tasks/bulk", json=body, timeout=30)
+
+    answers = at_once(10, ask)
+
+    assert {answer.status_code for answer in answers} == {200}
+    left = client.get("/tasks").json()
+    assert {task["version"] for task in left} == {11}
+    assert len({task["title"] for task in left}) == 1
+
+
+def test_the_statements_of_a_bulk_call_do_not_grow_with_its_items(empty_database: str) -> None:
+    alembic(empty_database, "upgrade", "head")
+    engine = connect(empty_database)
+    sent: list[bool] = []
+    event.listen(
+        engine,
+        "before_cursor_execute",
+        # A list of parameters would be sent as one statement for each of them.
+        lambda *of: sent.append(isinstance(of[3], list)),
+    )
+
+    def count(number: int) -> int:
+        sent.clear()
+        with Session(engine, expire_on_commit=False) as session:
+            tasks = create_tasks([TaskCreate(title="a", owner_id=None)] * number, None, session)
+        with Session(engine, expire_on_commit=False) as session:
+            ids = [task.id for task in tasks]
+            update_tasks([TaskBulkUpdate(id=id_, title="b") for id_ in ids if id_], session)
+        assert not any(sent)
+        return len(sent)
+
+    assert count(1) == count(1000) == 3
+
+
+def retry(client: httpx2.Client, key: str, **body: object) -> httpx2.Response:
+    fields = {"title": "Write the report"} | body
+    return client.post("/tasks", json=fields, headers={"Idempotency-Key": key})
+
+
+def test_a_repeated_request_gets_the_task_of_the_first(client: httpx2.Client) -> None:
+    first = retry(client, "a key", priority=3)
+
+    again = retry(client, "a key", priority=3)
+
+    assert (first.status_code, again.status_code) == (201, 201)
+    assert again.json() == first.json()
+    for header in ("Location", "ETag"):
+        assert again.headers[header] == first.headers[header]
+    assert client.get("/tasks").json() == [first.json()]
+    assert retry(client, "another key", priority=3).json()["id"] > first.json()["id"]
+
+
+def test_the_same_request_may_be_written_in_another_way(client: httpx2.Client) -> None:
+    first = retry(client, "a key", due_at="2026-01-01T12:00:00Z")
+
+    again = retry(client, "a key", priority=0, due_at="2026-01-01T13:00:00+01:00", id=7)
+
+    assert again.json() == first.json()
+
+
+def test_a_repeated_request_gets_the_task_as_it_is_by_then(client: httpx2.Client) -> None:
+    first = retry(client, "a key").json()
+    changed = client.patch(f"/tasks/{first['id']}", json={"title": "Read it"}).json()
+
+    assert retry(client, "a key").json() == changed
+
+
+def test_a_key_is_not_used_for_another_body(client: httpx2.Client) -> None:
+    first = retry(client, "a key")
+
+    answer = retry(client, "a key", priority=1)
+
+    assert answer.status_code == 422
+    assert answer.json()["detail"][0]["loc"] == ["header", "Idempotency-Key"]
+    assert client.get("/tasks").json() == [first.json()]
+
+
+def test_a_key_is_not_used_for_the_same_body_of_another_member(
+    ada: httpx2.Client, bob: httpx2.Client
+) -> None:
+    retry(ada, "a key")
+
+    assert retry(bob, "a key").status_code == 422
+
+
+def test_a_key_is_free_again_when_its_task_is_deleted_for_good(client: httpx2.Client) -> None:
+    first = retry(client, "a key").json()
+    client.delete(f"/tasks/{first['id']}")
+    assert retry(client, "a key").json()["deleted_at"] is not None
+
+    client.delete(f"/tasks/{first['id']}", params={"permanent": True})
+
+    assert retry(client, "a key").json()["id"] > first["id"]
+
+
+@pytest.mark.parametrize(("key", "status"), [("", 422), ("k" * 200, 201), ("k" * 201, 422)])
+def test_a_key_has_1_to_200_characters(client: httpx2.Client, key: str, status: int) -> None:
+    assert retry(client, key).status_code == status
+
+
+def test_of_twenty_equal_requests_at_the_same_moment_one_creates_a_task(
+    server: ApiServer, client: httpx2.Client
+) -> None:
+    def ask(_: int) -> httpx2.Response:
+        headers, body = {"Idempotency-Key": "a key"}, {"title": "Write the report"}
+        return httpx2.post(f"{server.url}/tasks", json=body, headers=headers, timeout=30)
+
+    answers = at_once(20, ask)
+
+    assert {answer.status_code for answer in answers} == {201}
+    [task] = client.get("/tasks").json()
+    assert all(answer.json() == task for answer in answers)
+
+
+def test_the_version_grows_by_one_with_each_change_and_is_the_etag(client: httpx2.Client) -> None:
+    created = client.post("/tasks", json={"title": "Write the report"})
+    path = created.headers["Location"]
+    answers = [
+        created,
+        client.get(path),
+        client.patch(path, json={"priority": 3}),
+        client.patch(path, json={"priority": 3}),
+        client.patch(path, json={}),
+        client.put(path, json={"status": "completed", "title": "Read it"}),
+        client.post(f"{path}/transfer", json={"from_user_id": None, "to_user_id": None}),
+    ]
+
+    versions = [answer.json()["version"] for answer in answers]
+    assert versions == [1, 1, 2, 2, 2, 3, 3]
+    assert [answer.headers["ETag"] for answer in answers] == [f'"{v}"' for v in versions]
+    client.delete(path)
+    assert client.post(f"{path}/restore").headers["ETag"] == '"5"'
+
+
+@pytest.mark.parametrize("tags", ['"2"', '"1", "2"', '"9","2"', "*"])
+@pytest.mark.parametrize("method", ["PATCH", "PUT", "DELETE"])
+def test_a_change_of_the_newest_version_is_made(
+    client: httpx2.Client, method: str, tags: str
+) -> None:
+    task = changed(client)
+
+    answer = client.request(
+        method, f"/tasks/{task['id']}", json={"priority": 5}, headers={"If-Match": tags}
+    )
+
+    assert answer.status_code == 200
+    assert client.get("/tasks").json() != [task]
+
+
+@pytest.mark.parametrize("tags", ['"1"', '"3"', 'W/"2"', "2", '"', '"22"', '"1", "3"'])
+@pytest.mark.parametrize(
+    ("method", "query"), [("PATCH", ""), ("PUT", ""), ("DELETE", ""), ("DELETE", "?permanent=true")]
+)
+def test_a_change_of_an_older_version_is_refused(
+    client: httpx2.Client, method: str, query: str, tags: str
+) -> None:
+    task = changed(client)
+    path = f"/tasks/{task['id']}{query}"
+
+    answer = client.request(method, path, json={"priority": 5}, headers={"If-Match": tags})
+
+    assert answer.status_code == 412
+    assert answer.json()["detail"]
+    assert answer.headers["ETag"] == '"2"'
+    assert client.get("/tasks").json() == [task]
+
+
+def changed(client: httpx2.Client) -> Task:
+    """Return a task that has its second version."""
+    task: Task = client.patch(f"/tasks/{create(client)['id']}", json={"priority": 1}).json()
+    return task
+
+
+def test_of_twenty_edits_of_one_version_at_the_same_moment_one_is_made(
+    server: ApiServer, client: httpx2.Client
+) -> None:
+    task = create(client)
+    url = f"{server.url}/tasks/{task['id']}"
+
+    def ask(number: int) -> httpx2.Response:
+        body, headers = {"title": f"by {number}"}, {"If-Match": '"1"'}
+        return httpx2.patch(url, json=body, headers=headers, timeout=30)
+
+    answers = at_once(20, ask)
+
+    assert sorted(answer.status_code for answer in answers) == [200] + [412] * 19
+    [winner] = [answer.json() for answer in answers if answer.status_code == 200]
+    assert client.get("/tasks").json() == [winner]
+
+
+@pytest.mark.parametrize("tags", ['"2"', 'W/"2"', '"1", W/"2"', "*"])
+def test_a_version_that_a_client_has_is_not_sent_again(client: httpx2.Client, tags: str) -> None:
+    task = changed(client)
+
+    answer = client.get(f"/tasks/{task['id']}", headers={"If-None-Match": tags})
+
+    assert (answer.status_code, answer.content) == (304, b"")
+    assert answer.headers["ETag"] == '"2"'
+
+
+@pytest.mark.parametrize("tags", ['"1"', '"1", "3"', "2", ""])
+def test_a_version_that_a_client_does_not_have_is_sent(client: httpx2.Client, tags: str) -> None:
+    task = changed(client)
+
+    answer = client.get(f"/tasks/{task['id']}", headers={"If-None-Match": tags})
+
+    assert (answer.status_code, answer.json()) == (200, task)

@@ -688,6 +688,9 @@ def create_tasks(
         ("body", place, "owner_id"): task.owner_id for place, task in enumerate(tasks)
     }
     require_users(session, owners)
+    begin = now()
+    for place, task in enumerate(tasks):
+        task.created_at = begin + timedelta(microseconds=place)  # no two at the same moment
     session.add_all(tasks)
     session.commit()
     return tasks

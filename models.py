@@ -243,7 +243,8 @@ class Task(TaskBase, table=True):
 
     id: int | None = Field(default=None, primary_key=True)
     owner_id: int | None = Field(default=None, foreign_key="user.id", ondelete="SET NULL")
-    created_at: datetime = Field(default_factory=now)
+    # When one statement inserts many tasks, their ids come back in any order, but with this.
+    created_at: datetime = Field(default_factory=now, sa_column_kwargs={"insert_sentinel": True})
     updated_at: datetime = Field(default_factory=now)
     completed_at: datetime | None = None
     deleted_at: datetime | None = None
@@ -279,8 +280,9 @@ class Task(TaskBase, table=True):
 
 
 @event.listens_for(Task, "before_insert")
-def begin_completed(_mapper: object, _connection: object, task: Task) -> None:
-    """Set `completed_at` of a task that is completed when it is created."""
+def finish_new_task(_mapper: object, _connection: object, task: Task) -> None:
+    """Set the moments of a new task that follow from its other fields."""
+    task.updated_at = task.created_at
     task.keep_completed_at()
 
 

@@ -48,8 +48,8 @@ SQLModel.metadata.naming_convention = {
 # As on PostgreSQL, the id of a deleted row is never given to another.
 NEVER_REUSE_IDS = {"sqlite_autoincrement": True}
 
-# The largest integer that both databases hold.
-MAX_INTEGER = 2**63 - 1
+# The largest integer that every JSON parser keeps as it is (RFC 8259, 6).
+MAX_INTEGER = 2**53 - 1
 
 
 def now() -> datetime:
@@ -81,7 +81,8 @@ def to_utc(moment: datetime) -> datetime:
 
 # PostgreSQL stores no NUL character, so no text may hold one.
 NO_NUL = r"^[^\x00]*$"
-NO_NUL_AND_NOT_BLANK = r"^[^\x00]*[^\x00\s][^\x00]*$"
+# The last two are blank to some, and are not in the `\s` of others.
+NO_NUL_AND_NOT_BLANK = r"^[^\x00]*[^\x00\s\x85\ufeff][^\x00]*$"
 Line = Annotated[
     str,
     StringConstraints(
@@ -179,8 +180,8 @@ class SignIn(SQLModel):
     """What a client sends, as a form, to sign in (RFC 6749, 4.3.2)."""
 
     grant_type: Literal["password"] = "password"
-    username: Annotated[str, StringConstraints(pattern=NO_NUL, to_lower=True)]
-    password: SecretStr
+    username: Annotated[str, StringConstraints(min_length=1, pattern=NO_NUL, to_lower=True)]
+    password: SecretStr = Field(min_length=1)
 
 
 class Token(SQLModel):

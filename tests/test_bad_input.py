@@ -202,7 +202,7 @@ def test_a_wrong_query_parameter_is_refused(
     assert_invalid(client.get("/tasks", params={parameter: value}), "query", parameter)
 
 
-@pytest.mark.parametrize("after", [10**12, 2**63 - 1])
+@pytest.mark.parametrize("after", [10**12, 2**53 - 1])
 @pytest.mark.parametrize("sort", ["id", "-id", "title"])
 def test_the_largest_ids_are_no_error_in_a_query(
     client: httpx2.Client, after: int, sort: str

@@ -194,7 +194,7 @@ def test_the_next_page_keeps_the_query(client: httpx2.Client, tasks: list[Task])
 
 @pytest.mark.parametrize("sort", SORTS)
 def test_an_offset_skips_tasks(client: httpx2.Client, tasks: list[Task], sort: str) -> None:
-    for offset in (0, 1, 17, 18, 19, 29, 30, 31, 2**63 - 1):
+    for offset in (0, 1, 17, 18, 19, 29, 30, 31, 2**53 - 1):
         answer = client.get("/tasks", params={"sort": sort, "offset": offset, "limit": 3})
 
         assert answer.json() == in_order(tasks, sort)[offset : offset + 3]

@@ -26,6 +26,7 @@ def assert_invalid(answer: httpx2.Response, *loc: str | int) -> None:
         ("title", '" \\n\\t\\u2003 "'),
         ("title", f'"{"x" * 201}"'),
         ("title", "null"),
+        ("title", '" \u0085\ufeff"'),
         ("title", "1"),
         ("title", '["a"]'),
         ("title", r'"nul \u0000"'),

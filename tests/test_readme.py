@@ -23,14 +23,15 @@ parser = argparse.ArgumentParser(add_help=False)
 parser.add_argument("-s", action="store_true")
 parser.add_argument("-i", action="store_true")
 parser.add_argument("-X")
-parser.add_argument("-H", default="A: b")
+parser.add_argument("-H", action="append", default=[])
 parser.add_argument("-d")
 parser.add_argument("url")
 call = parser.parse_args()
+form = {{"Content-Type": "application/x-www-form-urlencoded"}} if call.d else {{}}
 answer = httpx2.request(
     call.X or ("POST" if call.d else "GET"),
     call.url if "://" in call.url else "http://" + call.url,
-    headers=[call.H.split(": ")],
+    headers=form | dict(header.split(": ", 1) for header in call.H),
     content=call.d,
 )
 if call.i:
@@ -52,17 +53,17 @@ def session(server: ApiServer, blocks: list[str], folder: Path) -> str:
     stand_in.write_text(CURL)
     stand_in.chmod(0o755)
     host = server.url.removeprefix("http://")
-    console = ""
-    for command in re.findall(r"^\$ (.*)", "".join(blocks), re.MULTILINE):
-        run = subprocess.run(
-            ["sh", "-c", command.replace("localhost:8000", host)],  # noqa: S607
-            env=os.environ | {"PATH": f"{os.environ['PATH']}:{folder}"},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        console += f"$ {command}\n{run.stdout.replace(host, 'localhost:8000').rstrip()}\n"
-    return console
+    commands = re.findall(r"^\$ (.*)", "".join(blocks), re.MULTILINE)
+    # In one shell, so that a variable is there for the commands that follow.
+    script = "\n".join(f"echo '$ '{shlex.quote(command)}\n{command}\necho" for command in commands)
+    run = subprocess.run(
+        ["sh", "-ec", script.replace("localhost:8000", host)],  # noqa: S607
+        env=os.environ | {"PATH": f"{os.environ['PATH']}:{folder}"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return re.sub(r"\n+(?=\$ |\Z)", "\n", run.stdout).replace(host, "localhost:8000")
 
 
 def without_moments(console: str) -> str:
@@ -73,6 +74,20 @@ def without_moments(console: str) -> str:
 
 def test_the_tour_shows_what_its_commands_print(empty_database: str, tmp_path: Path) -> None:
     tour = blocks("console", "Two minutes with curl")
+
+    with ApiServer(tmp_path, empty_database) as server:
+        console = session(server, tour, tmp_path)
+
+    assert without_moments(console) == without_moments("".join(tour))
+
+
+def test_the_tour_of_a_team_shows_what_its_commands_print(
+    empty_database: str, tmp_path: Path
+) -> None:
+    [commands] = blocks("sh", "Five minutes as a team")
+    tour = blocks("console", "Five minutes as a team")
+    *settings, _start = commands.splitlines()
+    subprocess.run(["sh", "-ec", "\n".join(settings)], cwd=tmp_path, check=True)  # noqa: S607
 
     with ApiServer(tmp_path, empty_database) as server:
         console = session(server, tour, tmp_path)
@@ -139,7 +154,7 @@ def test_a_status_is_added_as_described(empty_database: str, copy: Path) -> None
         blocked = create(client, status="blocked")
         assert client.get("/tasks/by-status/blocked").json() == [blocked]
         assert client.get("/tasks/stats").json()["by_status"]["blocked"] == 1
-        client.delete(f"/tasks/{blocked['id']}")
+        client.delete(f"/tasks/{blocked['id']}", params={"permanent": True})
         assert create(client)["id"] > blocked["id"]
     assert "No new upgrade operations" in alembic(empty_database, "check", project=copy)
 

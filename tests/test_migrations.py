@@ -3,8 +3,10 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from servers import alembic, connect
-from sqlalchemy import inspect
+import httpx2
+from calls import create
+from servers import ApiServer, alembic, connect
+from sqlalchemy import inspect, text
 from sqlmodel import SQLModel
 
 import models  # noqa: F401  # defines the tables
@@ -80,3 +82,58 @@ def test_every_migration_can_be_undone_and_done_again(empty_database: str) -> No
     assert schema(empty_database) == empty
     alembic(empty_database, "upgrade", "head")
     assert schema(empty_database) == newest
+
+
+def test_the_tasks_of_the_first_version_are_unchanged(empty_database: str, tmp_path: Path) -> None:
+    alembic(empty_database, "upgrade", "0001")
+    moment = "2026-01-0{} 12:00:00.123456" + "+00:00" * empty_database.startswith("postgresql")
+    rows = [
+        {
+            "title": f"task {number} 🐛 <b>",
+            "description": None if number % 2 else "line\nline\t'; DROP TABLE task; --",
+            "status": ("pending", "in_progress", "completed")[number % 3],
+            "priority": number % 6,
+            "due_at": None if number % 4 else moment.format(9),
+            "created_at": moment.format(1),
+            "updated_at": moment.format(2),
+            "completed_at": moment.format(3) if number % 3 == 2 else None,
+        }
+        for number in range(500)
+    ]
+    names = ", ".join(rows[0])
+    values = ", ".join(f":{name}" for name in rows[0])
+    engine = connect(empty_database)
+    with engine.begin() as connection:
+        connection.execute(text(f"INSERT INTO task ({names}) VALUES ({values})"), rows)  # noqa: S608
+        connection.execute(text("DELETE FROM task WHERE id = 1"))
+    stored = text(f"SELECT id, {names} FROM task ORDER BY id")  # noqa: S608
+    with engine.connect() as connection:
+        before = connection.execute(stored).all()
+    assert len(before) == 499
+
+    alembic(empty_database, "upgrade", "head")
+
+    with engine.connect() as connection:
+        assert connection.execute(stored).all() == before
+    with (
+        ApiServer(tmp_path, empty_database) as server,
+        httpx2.Client(base_url=server.url) as client,
+    ):
+        task = client.get("/tasks/3").json()
+        assert task == {
+            "title": "task 2 🐛 <b>",
+            "description": "line\nline\t'; DROP TABLE task; --",
+            "status": "completed",
+            "priority": 2,
+            "due_at": None,
+            "id": 3,
+            "owner_id": None,
+            "created_at": "2026-01-01T12:00:00.123456Z",
+            "updated_at": "2026-01-02T12:00:00.123456Z",
+            "completed_at": "2026-01-03T12:00:00.123456Z",
+            "deleted_at": None,
+            "version": 1,
+        }
+        assert client.get("/tasks", params={"count": True}).headers["X-Total-Count"] == "499"
+        assert client.patch("/tasks/3", json={"priority": 5}).json()["version"] == 2
+        assert create(client)["id"] == 501

@@ -41,7 +41,7 @@ def test_a_new_task_of_an_open_api_belongs_to_whom_it_is_said(client: httpx2.Cli
     assert create(client, owner_id=user["id"])["owner_id"] == user["id"]
 
 
-@pytest.mark.parametrize("owner_id", [2**62, 10**9, True, "1", 1.5, 0, -1, 2**63])
+@pytest.mark.parametrize("owner_id", [2**53 - 1, 10**9, True, "1", 1.5, 0, -1, 2**53])
 def test_a_task_for_an_unknown_user_is_refused(client: httpx2.Client, owner_id: object) -> None:
     answer = client.post("/tasks", json={"title": "Write the report", "owner_id": owner_id})
 

@@ -520,6 +520,9 @@ def delete_user(user_id: UserId, member: MemberDep, session: SessionDep) -> User
     Members remove their own account only.
     """
     user = find_user(session, user_id, for_update=True)
+    is_theirs = col(Task.owner_id) == user_id
+    # So that none is transferred between the two statements; by id, as `update_tasks` does.
+    session.exec(select(Task.id).where(is_theirs).order_by(col(Task.id)).with_for_update())
     record = {
         "task_id": col(Task.id),
         "from_user_id": col(Task.owner_id),
@@ -527,7 +530,6 @@ def delete_user(user_id: UserId, member: MemberDep, session: SessionDep) -> User
         "by_user_id": literal(member and member.id),
         "created_at": literal(now()),
     }
-    is_theirs = col(Task.owner_id) == user_id
     session.exec(insert(Transfer).from_select([*record], select(*record.values()).where(is_theirs)))
     changes = {"owner_id": None, "updated_at": now(), "version": Task.version + 1}
     session.exec(update(Task).where(is_theirs).values(changes))
@@ -712,7 +714,7 @@ def update_tasks(
     several changes to one task, the later ones win.
     """
     ids = {task_update.id for task_update in task_updates}
-    # In the order of the ids, so that of two such requests none waits for the other.
+    # Locked in the order of the ids, so that no two such requests wait for each other.
     statement = select(Task).where(col(Task.id).in_(ids), col(Task.deleted_at).is_(None))
     found = session.exec(statement.order_by(col(Task.id)).with_for_update()).all()
     tasks = {task.id: task for task in found}

@@ -4,6 +4,7 @@ import base64
 import json
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from statistics import median
@@ -229,6 +230,19 @@ def test_a_deactivated_member_is_out_at_once(team: ApiServer, ada: httpx2.Client
     assert_unauthorized(httpx2.post(f"{team.url}/token", data=form))
 
 
+def test_a_member_who_is_deactivated_in_the_database_is_out_at_once(
+    team: ApiServer, team_engine: Engine, ada: httpx2.Client
+) -> None:
+    create_user(ada, "eve")
+    with sign_in(team, "eve") as client:
+        with team_engine.begin() as connection:
+            connection.execute(
+                text("""UPDATE "user" SET is_active = false WHERE username = 'eve'""")
+            )
+
+        assert_unauthorized(client.get("/tasks"))
+
+
 def test_activation_does_not_bring_back_tokens(
     team: ApiServer, team_engine: Engine, ada: httpx2.Client
 ) -> None:
@@ -291,7 +305,15 @@ def test_of_twenty_first_users_at_the_same_moment_one_is_created(
             body = {"username": name, "email": f"{name}@example.com", "password": PASSWORD}
             return httpx2.post(f"{server.url}/users", json=body, timeout=60)
 
-        answers = at_once(20, ask)
+        with ThreadPoolExecutor() as threads, connect(empty_database).connect() as connection:
+            # While nobody may write, all of them see that there is no user.
+            postgresql = connection.dialect.name == "postgresql"
+            lock = 'LOCK TABLE "user" IN EXCLUSIVE MODE'
+            connection.exec_driver_sql(lock if postgresql else "BEGIN IMMEDIATE")
+            waiting = threads.submit(at_once, 20, ask)
+            time.sleep(4)
+            connection.rollback()
+            answers = waiting.result()
 
         assert sorted(answer.status_code for answer in answers) == [201] + [401] * 19
         [first] = [answer.json() for answer in answers if answer.status_code == 201]

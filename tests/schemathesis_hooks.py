@@ -7,6 +7,8 @@ from uuid import uuid4
 import schemathesis
 from hypothesis import strategies as st
 
+from models import MAX_INTEGER
+
 # The domain of an address must be one that may exist.
 schemathesis.openapi.format(
     "email", st.from_regex(r"[a-z0-9]{1,9}@[a-z]{3,9}\.com", fullmatch=True)
@@ -22,7 +24,8 @@ def before_call(
     for item in body if isinstance(body, list) else [body]:
         for field in ("owner_id", "to_user_id"):
             value = item.get(field) if isinstance(item, dict) else None
-            if isinstance(value, int | float) and not isinstance(value, bool) and value > 0:
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            if is_number and 1 <= value <= MAX_INTEGER and value % 1 == 0:
                 item[field] = None
     for header, value in case.headers.items():
         if header.lower() == "idempotency-key" and 1 <= len(value) <= 200:

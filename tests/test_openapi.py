@@ -7,14 +7,14 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from servers import ApiServer
+from servers import ROOT, ApiServer
 
 
 def assert_generated_requests_find_no_failure(
     server: ApiServer, folder: Path, *options: str, **environment: str
 ) -> None:
     """Schemathesis makes requests of all kinds from the document, and checks every answer by it."""
-    tests = Path(__file__).parent
+    tests = ROOT / "tests"
     run = subprocess.run(
         [
             *(sys.executable, "-m", "schemathesis.cli"),
@@ -24,7 +24,7 @@ def assert_generated_requests_find_no_failure(
             *("--max-examples", "20", *options),
         ],
         cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(tests)} | environment,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tests), str(ROOT)])} | environment,
         capture_output=True,
         text=True,
         check=False,

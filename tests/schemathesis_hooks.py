@@ -23,7 +23,7 @@ def before_call(
     body: Any = case.body
     for item in body if isinstance(body, list) else [body]:
         for field in ("owner_id", "to_user_id"):
-            value = item.get(field) if isinstance(item, dict) else None
+            value: Any = item.get(field) if isinstance(item, dict) else None
             is_number = isinstance(value, int | float) and not isinstance(value, bool)
             if is_number and 1 <= value <= MAX_INTEGER and value % 1 == 0:
                 item[field] = None

@@ -160,7 +160,7 @@ class IdConvertor(IntegerConvertor):
     """The digits of an id in a path, however many."""
 
     def convert(self, value: str) -> int:
-        """Return the id; instead of one that no database could hold, the largest that it could."""
+        """Return the id; instead of one beyond the largest that a task may have, the largest."""
         return min(int(value), MAX_INTEGER) if len(value) <= len(str(MAX_INTEGER)) else MAX_INTEGER
 
 
@@ -570,11 +570,8 @@ def tagged(response: Response, task: Task) -> Task:
     return task
 
 
-Place = tuple[str | int, ...]
-
-
 def require_users(session: Session, user_ids: Mapping[Any, int | None]) -> None:
-    """Answer 422 that names the places in the request whose user does not exist.
+    """Answer 422 that names the places in the request, the keys, whose user does not exist.
 
     The others are locked, so that they still exist when the transaction ends.
     """
@@ -686,9 +683,7 @@ def create_tasks(
     If any is wrong, the second part of each `loc` is its place in the list, from 0.
     """
     tasks = [new_task(task_create, member) for task_create in task_creates]
-    owners: dict[Place, int | None] = {
-        ("body", place, "owner_id"): task.owner_id for place, task in enumerate(tasks)
-    }
+    owners = {("body", place, "owner_id"): task.owner_id for place, task in enumerate(tasks)}
     require_users(session, owners)
     begin = now()
     for place, task in enumerate(tasks):

@@ -238,6 +238,7 @@ class Task(TaskBase, table=True):
         index("created_at", "id"),
         index("updated_at", "id"),
         index("id", name="ix_task_trash", where="deleted_at IS NOT NULL"),
+        # With the trash, since the removal of a user looks for all tasks of that.
         Index(None, "owner_id", "id"),
         NEVER_REUSE_IDS,
     )

@@ -3,8 +3,8 @@
 import sys
 from functools import lru_cache
 
-from psycopg2 import ProgrammingError  # type: ignore[import-untyped]  # it has no types
-from psycopg2.extensions import make_dsn  # type: ignore[import-untyped]
+from psycopg2 import ProgrammingError
+from psycopg2.extensions import make_dsn
 from pydantic import (
     Field,
     NonNegativeInt,
@@ -69,7 +69,7 @@ class Settings(BaseSettings):
             raise ValueError("must have %40 for each @ in the user's name or password")
         else:
             try:
-                make_dsn(**url.query)
+                make_dsn(None, **url.query)
             except ProgrammingError:
                 raise ValueError("has an option that PostgreSQL does not know") from None
         driver = DRIVERS[url.drivername]

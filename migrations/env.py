@@ -24,6 +24,8 @@ with engine.connect() as connection:
         connection.connection.cursor().execute("PRAGMA foreign_keys = OFF")
     with connection.begin():
         if not is_sqlite:
+            # To fill a table or an index may take long, and so may the wait for who does it.
+            connection.exec_driver_sql("SET statement_timeout = 0")
             connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({LOCK})")
         context.configure(
             connection=connection,

@@ -13,7 +13,14 @@ from pathlib import Path
 import httpx2
 import pytest
 from calls import create
-from servers import ROOT, ApiServer, connect, environment, run_postgresql
+from servers import (
+    ROOT,
+    ApiServer,
+    connect,
+    environment,
+    listen_to_postgresql,
+    run_postgresql,
+)
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import IntegrityError
 
@@ -248,6 +255,25 @@ def test_lost_connections_are_noticed_before_they_are_used(
         assert len(killed) > 1
 
         assert set(threads.map(read, range(40))) == {200}
+
+
+def test_a_call_asks_postgresql_as_seldom_as_it_can(
+    new_postgresql_database: NewDatabase, tmp_path: Path
+) -> None:
+    with (
+        listen_to_postgresql(new_postgresql_database()) as (url, asked),
+        ApiServer(tmp_path, url) as server,
+        httpx2.Client(base_url=server.url) as client,
+    ):
+        create(client)  # opens the connection
+        asked.clear()
+        client.get("/tasks").raise_for_status()
+        client.get("/tasks/1").raise_for_status()
+        assert len(asked) == 2
+
+        asked.clear()
+        create(client)
+        assert [statement[5:11] for statement in asked] == [b"BEGIN\0", b"INSERT", b"COMMIT"]
 
 
 def test_a_postgresql_that_does_not_answer_is_given_up_after_five_seconds(tmp_path: Path) -> None:

@@ -1,0 +1,252 @@
+"""How fast the API is: against a textbook's way to write it, and as the tasks grow in number.
+
+It takes some ten minutes on Linux, prints the tables of the README, and draws its chart. Each
+process is held on one core: the API on the first; what asks it, and PostgreSQL, on the second.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import astuple, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from platform import python_version
+from statistics import median
+from tempfile import TemporaryDirectory
+
+import httpx2
+import psutil
+from servers import ROOT, ApiServer, alembic, connect, fill, listen_to_postgresql, run_postgresql
+from sqlalchemy import make_url, text
+
+SIZES = (1_000, 100_000, 1_000_000)
+ROUNDS = 5
+TASK = {"title": "Write the report", "priority": 3, "due_at": "2026-12-31T17:00:00Z"}
+# What is asked for, and the body that is sent with it.
+CALLS: dict[str, tuple[str, object]] = {
+    "read one": ("/tasks/500", None),
+    "list 100": ("/tasks?limit=100", None),
+    "create": ("/tasks", TASK),
+}
+PAGES = {
+    "first page": "/tasks",
+    "page behind nine tenths": "/tasks?after={}",
+    "status and priority, newest first": "/tasks?status=pending&priority_min=3&sort=-created_at",
+    "by owner": "/tasks?owner_id=1",
+    "trash": "/tasks?deleted=true",
+}
+LUA = """
+wrk.method = "%s"
+wrk.headers["Content-Type"] = "application/json"
+wrk.body = [==[%s]==]
+done = function(summary, latency)
+    io.write(string.format("%%d %%d %%d %%d %%d", summary.requests, summary.duration,
+        latency:percentile(50), latency:percentile(99), summary.errors.status))
+end
+"""
+
+
+@dataclass
+class Result:
+    """What was measured of one call; times are in microseconds."""
+
+    per_second: float
+    p50: float
+    p99: float
+    cpu: float
+
+
+def measure(
+    server: ApiServer, path: str, body: object = None, clients: int = 8, seconds: int = 2
+) -> Result:
+    """Ask a server for some seconds; fail if any answer is an error."""
+    script = server.log.with_suffix(".lua")
+    script.write_text(LUA % (("POST", json.dumps(body)) if body else ("GET", "")))
+    process = psutil.Process(server.process.pid)
+    before = sum(process.cpu_times()[:2])
+    command = ["wrk", "-t1", f"-c{clients}", f"-d{seconds}s", "-s", str(script), server.url + path]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    cpu = sum(process.cpu_times()[:2]) - before
+    requests, duration, p50, p99, errors = map(int, run.stdout.splitlines()[-1].split())
+    if errors or not requests:
+        raise RuntimeError(run.stdout)
+    return Result(requests / duration * 1e6, p50, p99, cpu / requests * 1e6)
+
+
+def medians(rounds: list[Result]) -> Result:
+    """Return the median of each figure."""
+    return Result(*map(median, zip(*map(astuple, rounds), strict=True)))
+
+
+@contextmanager
+def serve(folder: Path, database_url: str, app: str = "main:app") -> Iterator[ApiServer]:
+    """Run an app with one worker on the first core."""
+    app_dir = ROOT if app == "main:app" else Path(__file__).parent
+    with ApiServer(folder, database_url, "--no-access-log", app=app, app_dir=app_dir) as server:
+        psutil.Process(server.process.pid).cpu_affinity([0])
+        yield server
+
+
+def count_round_trips(folder: Path, database_url: str, app: str) -> list[str]:
+    """Return how often each of the calls asks the database for something."""
+    if database_url.startswith("sqlite"):
+        return ["-"] * len(CALLS)
+    counts = []
+    with (
+        listen_to_postgresql(database_url) as (way, asked),
+        serve(folder, way, app) as server,
+        httpx2.Client(base_url=server.url) as client,
+    ):
+        for path, body in CALLS.values():
+            for _ in range(2):  # the first request opens the connection
+                asked.clear()
+                client.request("POST" if body else "GET", path, json=body).raise_for_status()
+                time.sleep(0.2)  # the textbook's session ends behind the answer
+            counts.append(str(len(asked)))
+    return counts
+
+
+def compare(folder: Path, database: str, database_url: str) -> None:
+    """Print how each of the calls does, and the textbook's in brackets."""
+    trips = count_round_trips(folder, database_url, "main:app")
+    textbook_trips = count_round_trips(folder, database_url, "textbook:app")
+    with (
+        serve(folder, database_url) as api,
+        serve(folder, database_url, "textbook:app") as textbook,
+    ):
+        for place, (call, request) in enumerate(CALLS.items()):
+            rounds = [(measure(textbook, *request), measure(api, *request)) for _ in range(ROUNDS)]
+            other, ours = (medians(list(results)) for results in zip(*rounds, strict=True))
+            print(
+                f"| {database} | {call}",
+                f"{ours.per_second:,.0f} ({other.per_second:,.0f})",
+                f"{ours.per_second / other.per_second:.2f}",
+                f"{ours.p50 / 1000:.1f} ({other.p50 / 1000:.1f})",
+                f"{ours.p99 / 1000:.1f} ({other.p99 / 1000:.1f})",
+                f"{ours.cpu:,.0f} ({other.cpu:,.0f})",
+                f"{trips[place]} ({textbook_trips[place]}) |",
+                sep=" | ",
+                flush=True,
+            )
+
+
+def read_pages(folder: Path, database_url: str, size: int) -> dict[str, float]:
+    """Return the p50 of each page and call at this number of tasks, in milliseconds."""
+    requests = CALLS | {name: (path.format(size * 9 // 10), None) for name, path in PAGES.items()}
+    with serve(folder, database_url) as server:
+        return {
+            name: medians(
+                [measure(server, *request, clients=1, seconds=1) for _ in range(ROUNDS)]
+            ).p50
+            / 1000
+            for name, request in requests.items()
+        }
+
+
+def measure_rest(folder: Path, database: str, database_url: str) -> None:
+    """Print the speed of the bulk call, the growth of the memory, and the time of a start."""
+    begin = time.perf_counter()
+    with ApiServer(folder, database_url):
+        start = time.perf_counter() - begin
+    with serve(folder, database_url) as server:
+        bulk = [measure(server, "/tasks/bulk", [TASK] * 1000, clients=1) for _ in range(ROUNDS)]
+    with serve(folder, database_url) as server:
+        process = psutil.Process(server.process.pid)
+        memory: list[int] = []
+        asked = 0
+        for limit in (1_000, 100_000):
+            while asked < limit:
+                for path, body in CALLS.values():
+                    result = measure(server, path, body)
+                    asked += round(result.per_second * 2)
+            memory.append(process.memory_info().rss)
+    print(
+        f"| {database} | {medians(bulk).per_second * 1000:,.0f} | {start:.2f}",
+        f"{memory[0] / 2**20:.1f} | {(memory[1] - memory[0]) / 2**20:+.1f} |",
+        sep=" | ",
+        flush=True,
+    )
+
+
+def draw(pages: dict[str, list[dict[str, float]]]) -> str:
+    """Return the chart, as SVG: a panel for each database, a line for each page and call."""
+    colours = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb", "#000")
+    top = max(max(size.values()) for sizes in pages.values() for size in sizes) * 1.1
+    svg = []
+    for panel, (database, sizes) in enumerate(pages.items()):
+        left = 50 + panel * 300
+        svg += [
+            f'<text x="{left}" y="20" font-weight="bold">{database}, p50 in ms</text>',
+            f'<path d="M{left} 30V250H{left + 240}" fill="none" stroke="#888"/>',
+        ]
+        xs = [left + 10 + 110 * place for place in range(len(SIZES))]
+        svg += [
+            f'<text x="{x}" y="268" text-anchor="middle">{size:,}</text>'
+            for x, size in zip(xs, SIZES, strict=True)
+        ]
+        for tick in range(int(top) + 1):
+            y = 250 - tick / top * 215
+            svg.append(f'<text x="{left - 8}" y="{y + 4}" text-anchor="end">{tick}</text>')
+        for name, colour in zip(sizes[0], colours, strict=True):
+            ys = [250 - size[name] / top * 215 for size in sizes]
+            points = " ".join(f"{x},{y:.1f}" for x, y in zip(xs, ys, strict=True))
+            svg.append(f'<polyline points="{points}" fill="none" stroke="{colour}"/>')
+    for place, (name, colour) in enumerate(zip(sizes[0], colours, strict=True)):
+        x, y = 50 + place % 3 * 200, 292 + place // 3 * 18
+        svg.append(f'<text x="{x}" y="{y}" fill="{colour}">■ {name}</text>')
+    style = 'font-family="sans-serif" font-size="12" stroke-width="2"'
+    size = 'width="640" height="340"'
+    return "\n".join(
+        [f'<svg xmlns="http://www.w3.org/2000/svg" {size} {style}>', *svg, "</svg>", ""]
+    )
+
+
+def databases(folder: Path, server_url: str) -> Iterator[tuple[str, list[str]]]:
+    """Yield each kind of database with the URLs of one for each size, filled."""
+    engine = connect(server_url).execution_options(isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        for size in SIZES:
+            connection.execute(text(f"CREATE DATABASE tasks_{size}"))
+    url = make_url(server_url).set(drivername="postgresql+psycopg2")
+    for kind, urls in (
+        ("PostgreSQL", [url.set(database=f"tasks_{size}") for size in SIZES]),
+        ("SQLite", [make_url(f"sqlite:///{folder}/tasks_{size}.db") for size in SIZES]),
+    ):
+        filled = [url.render_as_string(hide_password=False) for url in urls]
+        for size, database_url in zip(SIZES, filled, strict=True):
+            alembic(database_url, "upgrade", "head")
+            fill(connect(database_url), size)
+        yield kind, filled
+
+
+def main() -> None:
+    """Measure everything, and print and draw it."""
+    if not shutil.which("wrk"):
+        sys.exit("wrk is missing: install it by `apt install wrk` or `brew install wrk`")
+    psutil.Process().cpu_affinity([1])  # and so is everything that is started from here
+    packages = ("fastapi", "sqlmodel", "sqlalchemy", "pydantic", "uvicorn", "psycopg2-binary")
+    print(f"{datetime.now(UTC):%Y-%m-%d}, {psutil.cpu_count()} cores, Python {python_version()},")
+    print(", ".join(f"{package} {version(package)}" for package in packages))
+    pages: dict[str, list[dict[str, float]]] = {}
+    with TemporaryDirectory() as name, run_postgresql() as postgresql:
+        folder = Path(name)
+        for database, urls in databases(folder, postgresql.get_uri()):
+            pages[database] = [
+                read_pages(folder, url, size) for url, size in zip(urls, SIZES, strict=True)
+            ]
+            for page in pages[database][0]:
+                p50 = [size[page] for size in pages[database]]
+                cells = " | ".join(f"{milliseconds:.2f}" for milliseconds in p50)
+                print(f"| {database} | {page} | {cells} | {p50[-1] / p50[0]:.2f} |", flush=True)
+            compare(folder, database, urls[-1])
+            measure_rest(folder, database, urls[-1])
+    Path(__file__).with_suffix(".svg").write_text(draw(pages))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,399 @@
+"""What an operator may rely on under load and faults: everyone is answered, and nothing is lost.
+
+They run alone by `-m load`, and print what they measure with `-s`.
+"""
+
+import asyncio
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from statistics import median, quantiles
+
+import httpx2
+import psutil
+import pytest
+from calls import create
+from servers import ROOT, ApiServer, connect, environment, run_postgresql
+from sqlalchemy import make_url, text
+
+pytestmark = pytest.mark.load
+BULK = 20
+
+
+class Load:
+    """Clients that ask one thing after the other, each on a connection of its own."""
+
+    def __init__(self, server: ApiServer) -> None:
+        self.port = make_url(server.url).port
+        self.stopped = False
+        self.statuses: Counter[int] = Counter()  # 0 where there was no answer
+        self.seconds: list[float] = []
+        # The titles of what was acknowledged.
+        self.tasks: set[str] = set()
+        self.bulks: set[str] = set()
+        self.retry_after: set[str] = set()
+
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection("127.0.0.1", self.port)
+
+    async def ask_once(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes
+    ) -> int:
+        begin = time.monotonic()
+        writer.write(request)
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = re.search(rb"content-length: (\d+)", head)
+        assert length
+        await reader.readexactly(int(length[1]))
+        self.seconds.append(time.monotonic() - begin)
+        self.retry_after.update(re.findall(r"retry-after: (\d+)", head.decode()))
+        return int(head.split()[1])
+
+    async def ask(self, number: int) -> None:
+        """Be one client, who sends what was not acknowledged again with the same key."""
+        turn = 0
+        connection = None
+        while not self.stopped:
+            title = f"{number}-{turn}"
+            request = [read_tasks, read_task, create_task, create_tasks][turn % 4](title)
+            try:
+                connection = connection or await self.connect()
+                status = await self.ask_once(*connection, request)
+            except (OSError, asyncio.IncompleteReadError):
+                if connection:
+                    connection[1].close()
+                connection, status = None, 0
+            self.statuses[status] += 1
+            if status in (0, 503):
+                await asyncio.sleep(0.1)
+            if status == 201:
+                (self.tasks if turn % 4 == 2 else self.bulks).add(title)
+            if status not in (0, 503) or turn % 4 != 2:
+                turn += 1
+        if connection:
+            connection[1].close()
+
+    async def run(self, clients: int, events: Callable[[], Awaitable[None]]) -> None:
+        """Let the clients ask while the events happen."""
+        async with asyncio.TaskGroup() as group:
+            for number in range(clients):
+                group.create_task(self.ask(number))
+            try:
+                await events()
+            finally:
+                self.stopped = True
+
+
+def request(method: str, path: str, body: object = None, *headers: str) -> bytes:
+    content = b"" if body is None else json.dumps(body).encode()
+    lines = [f"{method} {path} HTTP/1.1", "Host: api", "Content-Type: application/json", *headers]
+    return "\r\n".join([*lines, f"Content-Length: {len(content)}", "", ""]).encode() + content
+
+
+def read_tasks(_title: str) -> bytes:
+    return request("GET", "/tasks?limit=20&sort=-created_at")
+
+
+def read_task(_title: str) -> bytes:
+    return request("GET", "/tasks/1")
+
+
+def create_task(title: str) -> bytes:
+    return request("POST", "/tasks", {"title": title}, f"Idempotency-Key: {title}")
+
+
+def create_tasks(title: str) -> bytes:
+    return request("POST", "/tasks/bulk", [{"title": title}] * BULK)
+
+
+def assert_nothing_is_lost(load: Load, database_url: str) -> None:
+    with connect(database_url).connect() as connection:
+        if connection.dialect.name == "sqlite":
+            assert connection.execute(text("PRAGMA integrity_check")).scalar() == "ok"
+        counts = Counter(connection.execute(text("SELECT title FROM task")).scalars())
+    del counts["first"]
+    assert load.tasks
+    assert load.bulks
+    assert {title: counts[title] for title in load.tasks} == dict.fromkeys(load.tasks, 1)
+    assert {title: counts[title] for title in load.bulks} == dict.fromkeys(load.bulks, BULK)
+    # What was not acknowledged may be there too, but only as a whole.
+    assert set(counts.values()) == {1, BULK}
+
+
+def report(load: Load) -> None:
+    print(dict(load.statuses), f"p50 {median(load.seconds):.3f} s", end=", ")
+    print(f"p99 {quantiles(load.seconds, n=100)[-1]:.3f} s")
+
+
+def first_task(server: ApiServer) -> None:
+    with httpx2.Client(base_url=server.url) as client:
+        create(client, title="first")
+
+
+def test_five_hundred_clients_are_all_answered(empty_database: str, tmp_path: Path) -> None:
+    with ApiServer(tmp_path, empty_database, "--workers", "2") as server:
+        first_task(server)
+        load = Load(server)
+        asyncio.run(load.run(500, lambda: asyncio.sleep(20)))
+
+    report(load)
+    assert set(load.statuses) <= {200, 201, 503}
+    assert_nothing_is_lost(load, empty_database)
+
+
+async def read_slowly(port: int) -> None:
+    """Ask for much, and read it a byte at a time from a small buffer."""
+    loop = asyncio.get_running_loop()
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+        client.connect(("127.0.0.1", port))
+        client.setblocking(False)  # noqa: FBT003
+        await loop.sock_sendall(client, request("GET", "/tasks"))
+        while await loop.sock_recv(client, 1):  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+
+
+async def send_slowly(port: int) -> None:
+    """Send a task a byte at a time."""
+    loop = asyncio.get_running_loop()
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        client.setblocking(False)  # noqa: FBT003
+        for byte in create_task("a" * 10_000):
+            await loop.sock_sendall(client, bytes([byte]))
+            await asyncio.sleep(0.1)
+
+
+@pytest.mark.parametrize("slow", [read_slowly, send_slowly])
+def test_slow_clients_do_not_slow_the_others(
+    empty_database: str, tmp_path: Path, slow: Callable[[int], Awaitable[None]]
+) -> None:
+    with ApiServer(tmp_path, empty_database, DATABASE_POOL_TIMEOUT="1") as server:
+        with httpx2.Client(base_url=server.url) as client:
+            for _ in range(100):
+                create(client, title="first", description="x" * 10_000)
+        before, during = Load(server), Load(server)
+
+        async def watch() -> None:
+            await before.run(5, lambda: asyncio.sleep(2))
+            assert before.port
+            slow_ones = [asyncio.ensure_future(slow(before.port)) for _ in range(200)]
+            await asyncio.sleep(1)
+            await during.run(5, lambda: asyncio.sleep(2))
+            assert not any(one.done() for one in slow_ones)
+            for one in slow_ones:
+                one.cancel()
+
+        asyncio.run(watch())
+
+    report(before)
+    report(during)
+    assert set(during.statuses) == {200, 201}
+    assert median(during.seconds) < 3 * median(before.seconds) + 0.05
+
+
+def test_while_all_connections_are_blocked_the_process_still_answers(
+    empty_database: str, tmp_path: Path
+) -> None:
+    lock = {"sqlite": "BEGIN IMMEDIATE", "postgresql": "LOCK TABLE task"}
+    with (
+        ApiServer(
+            tmp_path,
+            empty_database,
+            DATABASE_POOL_SIZE="2",
+            DATABASE_MAX_OVERFLOW="1",
+            DATABASE_POOL_TIMEOUT="2",
+            DATABASE_STATEMENT_TIMEOUT="3",
+        ) as server,
+        ThreadPoolExecutor(20) as threads,
+        connect(empty_database).connect() as connection,
+        httpx2.Client(base_url=server.url, timeout=30) as client,
+    ):
+
+        def write(number: int) -> httpx2.Response:
+            body = {"title": f"task {number}"}
+            return httpx2.post(f"{server.url}/tasks", json=body, timeout=30)
+
+        connection.exec_driver_sql(lock[connection.dialect.name])
+        blocked = [threads.submit(write, number) for number in range(20)]
+        time.sleep(0.5)
+        waits = []
+        for _ in range(20):
+            begin = time.monotonic()
+            assert client.get("/health").status_code == 200
+            waits.append(time.monotonic() - begin)
+        begin = time.monotonic()
+        answers = [future.result() for future in blocked]
+        waited = time.monotonic() - begin
+        connection.rollback()
+
+        print(
+            f"/health {median(waits):.4f} s, at most {max(waits):.4f} s; 503 after {waited:.1f} s"
+        )
+        assert median(waits) < 0.1
+        assert {answer.status_code for answer in answers} == {503}
+        assert all(answer.headers["Retry-After"] for answer in answers)
+        assert waited < 6
+        assert client.get("/tasks").json() == []
+        assert create(client)
+
+
+def test_postgresql_ends_a_forgotten_transaction(
+    new_postgresql_database: Callable[[], str], tmp_path: Path
+) -> None:
+    program = """
+import time
+from database import engine
+with engine.connect() as connection:
+    connection.exec_driver_sql("SELECT 1")
+    time.sleep(2)
+    connection.exec_driver_sql("SELECT 1")
+"""
+    settings = {"DATABASE_IDLE_TRANSACTION_TIMEOUT": "1", "PYTHONPATH": str(ROOT)}
+    run = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment(new_postgresql_database(), **settings),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert "server closed the connection" in run.stderr
+
+
+def kill_postgresql(pid: int) -> None:
+    postmaster = psutil.Process(pid)
+    processes = [postmaster, *postmaster.children()]
+    for process in processes:
+        process.kill()
+    psutil.wait_procs(processes)
+
+
+def test_a_killed_postgresql_loses_and_doubles_nothing(tmp_path: Path) -> None:
+    with (
+        run_postgresql() as postgresql,
+        ApiServer(tmp_path, postgresql.get_uri(), "--workers", "2") as server,
+    ):
+        first_task(server)
+        load = Load(server)
+        away: Counter[int] = Counter()
+
+        async def kill_and_start() -> None:
+            await asyncio.sleep(2)
+            pid = postgresql.get_pid()
+            assert pid
+            await asyncio.to_thread(kill_postgresql, pid)
+            await asyncio.sleep(1)
+            load.statuses.clear()
+            await asyncio.sleep(1)
+            away.update(load.statuses)
+            await asyncio.to_thread(postgresql.start)
+            await asyncio.sleep(5)
+            load.statuses.clear()
+            await asyncio.sleep(2)
+
+        asyncio.run(load.run(50, kill_and_start))
+
+        report(load)
+        assert set(away) == {503}
+        assert load.retry_after == {"5"}
+        assert set(load.statuses) == {200, 201}
+        assert_nothing_is_lost(load, postgresql.get_uri())
+
+
+def test_a_killed_worker_loses_and_halves_nothing(empty_database: str, tmp_path: Path) -> None:
+    with ApiServer(tmp_path, empty_database, "--workers", "2") as server:
+        first_task(server)
+        load = Load(server)
+
+        async def kill() -> None:
+            for _ in range(3):
+                await asyncio.sleep(2)
+                workers = psutil.Process(server.process.pid).children()
+                # The other child keeps track of what they share.
+                min(workers, key=lambda worker: "resource_tracker" in str(worker.cmdline())).kill()
+            await asyncio.sleep(3)
+            load.statuses.clear()
+            await asyncio.sleep(2)
+
+        asyncio.run(load.run(50, kill))
+
+        report(load)
+        assert set(load.statuses) == {200, 201}
+        assert_nothing_is_lost(load, empty_database)
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_stop_finishes_what_is_under_way(
+    empty_database: str, tmp_path: Path, workers: str
+) -> None:
+    with ApiServer(tmp_path, empty_database, "--workers", workers) as server:
+        first_task(server)
+        load = Load(server)
+
+        async def stop() -> None:
+            await asyncio.sleep(2)
+            begin = time.monotonic()
+            server.process.send_signal(signal.SIGTERM)
+            status = await asyncio.to_thread(server.process.wait, 10)
+            print(f"exit code {status} after {time.monotonic() - begin:.1f} s")
+            assert status == 0
+
+        asyncio.run(load.run(50, stop))
+
+    report(load)
+    assert set(load.statuses) <= {0, 200, 201}
+    assert_nothing_is_lost(load, empty_database)
+    with pytest.raises(httpx2.ConnectError):
+        httpx2.get(server.url)
+
+
+def test_a_client_that_goes_away_leaves_nothing_behind(
+    new_postgresql_database: Callable[[], str], tmp_path: Path
+) -> None:
+    url = new_postgresql_database()
+    with (
+        ApiServer(tmp_path, url, DATABASE_POOL_SIZE="2", DATABASE_MAX_OVERFLOW="1") as server,
+        connect(url).connect() as connection,
+    ):
+        first_task(server)
+        port = make_url(server.url).port
+        for number in range(300):
+            whole = [create_task, create_tasks, read_tasks][number % 3](f"task {number}")
+            with socket.create_connection(("127.0.0.1", port)) as client:
+                # Some go in the middle of their request, some without the answer.
+                client.sendall(whole[: len(whole) * (number % 7) // 6])
+        with httpx2.Client(base_url=server.url) as client, ThreadPoolExecutor(3) as threads:
+            states: list[str] = []
+            for _ in range(100):
+                states = list(
+                    connection.execute(
+                        text(
+                            "SELECT state FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
+                            " AND datname = current_database()"
+                        )
+                    ).scalars()
+                )
+                connection.rollback()  # else it would see the same states again
+                if set(states) <= {"idle"}:
+                    break
+                time.sleep(0.05)
+            print(states)
+            assert set(states) == {"idle"}
+            assert len(states) <= 3
+            # All places are free again.
+            connection.exec_driver_sql("LOCK TABLE task")
+            readers = [threads.submit(client.get, "/tasks") for _ in range(3)]
+            waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+            while connection.execute(waiting).scalar() != 3:
+                time.sleep(0.05)
+            connection.rollback()
+            assert {reader.result().status_code for reader in readers} == {200}

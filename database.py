@@ -28,15 +28,15 @@ is_sqlite = url.get_backend_name() == "sqlite"
 
 
 class PostgresqlConnection(psycopg2.extensions.connection):
-    """A connection that enters and leaves AUTOCOMMIT without a statement, as psycopg2 has it."""
+    """A connection that leaves AUTOCOMMIT without a statement: psycopg2's took 100 of 600 µs."""
 
     def set_isolation_level(self, level: int | str | None) -> None:
-        """Be in AUTOCOMMIT or not; this program needs no other level than the server's."""
+        """Be in AUTOCOMMIT or not; this program needs no other level than the server's own."""
         self.autocommit = level == psycopg2.extensions.ISOLATION_LEVEL_AUTOCOMMIT
 
 
 SQLITE_OPTIONS = {"timeout": settings.database_pool_timeout}
-SESSION = {
+SERVER_SETTINGS = {
     # In another, psycopg2 cannot read the first and the last day of the calendar.
     "timezone": "UTC",
     "statement_timeout": f"{settings.database_statement_timeout}s",
@@ -48,7 +48,10 @@ POSTGRESQL_OPTIONS = {
     # The same patience, here in milliseconds, with a host that no longer confirms what it gets.
     "tcp_user_timeout": settings.database_connect_timeout * 1000,
     "options": " ".join(
-        [str(url.query.get("options", "")), *(f"-c {name}={it}" for name, it in SESSION.items())]
+        [
+            str(url.query.get("options", "")),
+            *(f"-c {name}={value}" for name, value in SERVER_SETTINGS.items()),
+        ]
     ),
 }
 
@@ -83,14 +86,13 @@ def begin_sqlite(connection: Connection) -> None:
     One that first read and then writes could not wait: its read may be out of date by then, so
     SQLite would refuse the write at once (https://www.sqlite.org/rescode.html#busy_snapshot).
     """
-    if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 def replace_lost(connection: psycopg2.extensions.connection, *_: object) -> None:
     """Let the pool replace a connection that PostgreSQL has closed.
 
-    This looks at what was received, while `pool_pre_ping` would send a statement and wait.
+    This looks at what was received; `pool_pre_ping` would send a statement and wait.
     """
     try:
         connection.poll()

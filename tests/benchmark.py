@@ -199,6 +199,7 @@ def draw(pages: dict[str, list[dict[str, float]]]) -> str:
     for place, (name, colour) in enumerate(zip(sizes[0], colours, strict=True)):
         x, y = 50 + place % 3 * 200, 292 + place // 3 * 18
         svg.append(f'<text x="{x}" y="{y}" fill="{colour}">■ {name}</text>')
+    svg.append('<text x="610" y="268">tasks</text>')
     style = 'font-family="sans-serif" font-size="12" stroke-width="2"'
     size = 'width="640" height="340"'
     return "\n".join(

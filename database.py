@@ -95,7 +95,8 @@ def replace_lost(connection: psycopg2.extensions.connection, *_: object) -> None
     This looks at what was received; `pool_pre_ping` would send a statement and wait.
     """
     try:
-        connection.poll()
+        connection.poll()  # reads the last words of the server,
+        connection.poll()  # and this its end
     except (psycopg2.OperationalError, psycopg2.InterfaceError):
         raise DisconnectionError from None
 

@@ -477,17 +477,18 @@ def save_tasks(session: Session, tasks: Iterable[Task]) -> Sequence[DatabaseRow[
 def save_once(session: Session, task: Task) -> Task | DatabaseRow[Any]:
     """Save the new task, or return the one that was saved with the same idempotency key.
 
-    Answer 422 if that was asked for by another request.
+    Answer 422 if that was asked for by another request, or if its owner does not exist.
     """
-    key, request_hash = task.idempotency_key, task.request_hash
     try:
+        require_users(session, {("body", "owner_id"): task.owner_id})
         return save_tasks(session, [task])[0]
-    except IntegrityError:
+    except (IntegrityError, RequestValidationError):
         session.rollback()
-        first = session.exec(select(Task).where(col(Task.idempotency_key) == (key or ""))).first()
+        key = task.idempotency_key or ""
+        first = session.exec(select(Task).where(col(Task.idempotency_key) == key)).first()
         if first is None:
             raise
-        if first.request_hash != request_hash:
+        if first.request_hash != task.request_hash:
             problem = {"type": "idempotency_key_reused", "msg": "Was used with another body"}
             raise RequestValidationError(
                 [problem | {"loc": ("header", "Idempotency-Key")}]
@@ -516,7 +517,6 @@ def create_task(
     for good.
     """
     task = new_task(task_create, member, now())
-    require_users(session, {("body", "owner_id"): task.owner_id})
     if idempotency_key is not None:
         task.idempotency_key, task.request_hash = idempotency_key, task.hash_request()
     saved = save_once(session, task)

@@ -248,7 +248,7 @@ def test_lost_connections_are_noticed_before_they_are_used(
         with connect(url).connect() as connection:
             killed = connection.execute(
                 text(
-                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                    "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
                     " WHERE datname = current_database() AND pid <> pg_backend_pid()"
                 )
             ).all()

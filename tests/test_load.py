@@ -1,6 +1,6 @@
 """What an operator may rely on under load and faults: everyone is answered, and nothing is lost.
 
-They run alone by `-m load`, and print what they measure with `-s`.
+They run by `-m load`, and print what they measure with `-s`.
 """
 
 import asyncio

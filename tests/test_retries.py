@@ -204,6 +204,17 @@ def retry(client: httpx2.Client, key: str, **body: object) -> httpx2.Response:
     return client.post("/tasks", json=fields, headers={"Idempotency-Key": key})
 
 
+def test_a_repeated_request_gets_its_task_even_if_the_owner_is_gone(client: httpx2.Client) -> None:
+    owner = create_user(client, "ada")["id"]
+    first = retry(client, "a key", owner_id=owner)
+    client.delete(f"/users/{owner}").raise_for_status()
+
+    again = retry(client, "a key", owner_id=owner)
+
+    assert again.status_code == 201
+    assert again.json() == client.get(f"/tasks/{first.json()['id']}").json()
+
+
 def test_a_repeated_request_gets_the_task_of_the_first(client: httpx2.Client) -> None:
     first = retry(client, "a key", priority=3)
 

@@ -1,0 +1,634 @@
+"""What a user may rely on in any order: random sequences of calls are answered as a model says."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, ClassVar, get_args
+
+import httpx2
+import pytest
+from calls import PASSWORD
+from hypothesis import HealthCheck, settings, stateful
+from hypothesis import strategies as st
+from hypothesis.configuration import set_hypothesis_home_dir
+from hypothesis.stateful import initialize, invariant, precondition, rule
+from sqlalchemy import Engine, text
+
+from models import TaskSort
+
+Row = dict[str, Any]  # a task, a user or a transfer, as clients see it
+Answer = httpx2.Response
+Choices = dict[str, st.SearchStrategy[Any]]
+
+moment = datetime.fromisoformat
+
+NEVER_USED = 10**9  # as an id
+NO_TASK, NO_USER = {"detail": "Task not found"}, {"detail": "User not found"}
+NEW_TASK: Row = {"description": None, "status": "pending", "priority": 0, "due_at": None}
+NEW_TASK |= {"owner_id": None}
+STATUSES = ["pending", "in_progress", "completed"]
+# Lists of entity tags, where {} is the version that the task has. The first three name it, the
+# fourth does for `If-None-Match`.
+TAGS = ["*", '"{}"', '"0", "{}"', 'W/"{}"', '"0"']
+WRONG_FIELDS = {
+    "title": (" ", "string_too_short", "String should have at least 1 character"),
+    "status": ("done", "enum", "Input should be 'pending', 'in_progress' or 'completed'"),
+    "priority": (6, "less_than_equal", "Input should be less than or equal to 5"),
+}
+
+
+@dataclass(eq=False)
+class Unforeseen:
+    """Stands in the model for a value that only the API knows: it equals every one that passes."""
+
+    passes: Callable[[Any], bool]
+
+    def __eq__(self, other: object) -> bool:
+        return self.passes(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def shown(fields: Row) -> Row:
+    """Return the fields of a task as the API shows what was sent."""
+    changed = dict(fields)
+    if "title" in fields:
+        changed["title"] = fields["title"].strip()
+    if fields.get("due_at"):
+        in_utc = moment(fields["due_at"]).astimezone(UTC)
+        changed["due_at"] = in_utc.isoformat().replace("+00:00", "Z")
+    return changed
+
+
+def keep_completed_at(task: Row, at: Unforeseen) -> None:
+    if task["status"] != "completed":
+        task["completed_at"] = None
+    elif task["completed_at"] is None:
+        task["completed_at"] = at
+
+
+def change(task: Row, at: Unforeseen, **values: object) -> None:
+    """Change the task as the API does at that moment."""
+    if any(task[field] != value for field, value in values.items()):
+        task.update(values, updated_at=at, version=task["version"] + 1)
+        keep_completed_at(task, at)
+
+
+def is_due(task: Row, earlier: datetime, later: datetime) -> bool:
+    """Return whether the task is due between the moments."""
+    return task["due_at"] is not None and earlier < moment(task["due_at"]) < later
+
+
+def is_overdue(task: Row) -> bool:
+    return is_due(task, FIRST, datetime.now(UTC)) and task["status"] != "completed"
+
+
+FIRST, LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
+FILTERS: dict[str, Callable[[Row, Any], bool]] = {
+    "status": lambda task, it: task["status"] in it,
+    "priority_min": lambda task, it: task["priority"] >= it,
+    "priority_max": lambda task, it: task["priority"] <= it,
+    "q": lambda task, it: it.lower() in f"{task['title']}\n{task['description'] or ''}".lower(),
+    "created_after": lambda task, it: moment(task["created_at"]) > moment(it),
+    "created_before": lambda task, it: moment(task["created_at"]) < moment(it),
+    "due_after": lambda task, it: is_due(task, moment(it), LAST),
+    "due_before": lambda task, it: is_due(task, FIRST, moment(it)),
+    "overdue": lambda task, it: is_overdue(task) is it,
+    "owner_id": lambda task, it: bool(task["owner_id"] == it),
+    "unowned": lambda task, it: (task["owner_id"] is None) is it,
+    "deleted": lambda task, it: (task["deleted_at"] is not None) is it,
+}
+
+
+def passing(tasks: Iterable[Row], query: Row) -> list[Row]:
+    """Return the tasks that pass all filters of the query."""
+    wanted = {"deleted": False} | query
+    filters = [name for name in wanted if name in FILTERS]
+    return [task for task in tasks if all(FILTERS[name](task, wanted[name]) for name in filters)]
+
+
+def in_order(rows: list[Row], sort: str) -> list[Row]:
+    """Sort by the field, then by the id; no value comes last."""
+    field, descending = sort.removeprefix("-"), sort.startswith("-")
+
+    def key(row: Row) -> tuple[Any, int]:
+        value = row[field]
+        return moment(value) if field.endswith("_at") and value else value, row["id"]
+
+    def by(part: list[Row]) -> list[Row]:
+        return sorted(part, key=key, reverse=descending)
+
+    without = [row for row in rows if row[field] is None]
+    return by([row for row in rows if row[field] is not None]) + by(without)
+
+
+def behind(rows: list[Row], sort: str, last: Row) -> list[Row]:
+    """Return in order the rows that come behind the last one, which may be none of them."""
+    others = [row for row in rows if row["id"] != last["id"]]
+    ordered = in_order([*others, last], sort)
+    return ordered[ordered.index(last) + 1 :]
+
+
+def problems(kind: str, msg: str, *locs: Sequence[object]) -> Row:
+    """Return the answer that says what is wrong in these places."""
+    return {"detail": [{"type": kind, "loc": loc, "msg": msg} for loc in locs]}
+
+
+def unknown_users(*locs: Sequence[object]) -> Row:
+    return problems("user_not_found", "There is no such user", *locs)
+
+
+def check(answer: Answer, status: int, body: Any, **headers: str) -> None:  # noqa: ANN401
+    """Compare the answer with the expected one; what could not be foreseen is known from then on.
+
+    Headers are named as in Python, and those that are not named must not be there.
+    """
+    assert answer.status_code == status, answer.text
+    assert answer.json() == body
+    if isinstance(body, dict):
+        body.update(answer.json())
+    elif isinstance(body, list):
+        for known, sent in zip(body, answer.json(), strict=True):
+            known.update(sent)
+    assert answer.json() == body  # also where it shows one thing twice
+    check_headers(answer, **headers)
+
+
+def check_headers(answer: Answer, **headers: str) -> None:
+    for name in ("etag", "location", "x_total_count", "link"):
+        assert answer.headers.get(name.replace("_", "-")) == headers.get(name), name
+
+
+def check_task(answer: Answer, task: Row) -> None:
+    check(answer, 200, task, etag=f'"{task["version"]}"')
+
+
+PLACES = st.integers(0, 199)  # for `pick`
+DUE = ["2020-01-01T00:00:00Z", "2020-01-01T01:00:00+01:00", "2039-12-31T23:00:00.5-01:00"]
+# In one case, since databases differ in how they sort others.
+TITLES = st.sampled_from(["a", "b", "b2", " c "])
+CHANGES: Choices = {
+    "title": TITLES,
+    "description": st.sampled_from([None, "", "A report", "50% of a_b"]),
+    "status": st.sampled_from(STATUSES),
+    "priority": st.integers(0, 5),
+    "due_at": st.sampled_from([None, *DUE]),
+}
+TASK_CHANGES = st.fixed_dictionaries({}, optional=CHANGES)
+OWNERS = st.none() | PLACES
+NEW_TASKS = st.fixed_dictionaries({}, optional=CHANGES | {"owner_id": OWNERS}).map(
+    lambda fields: {"title": "a"} | fields
+)
+FILTER_VALUES: Choices = {
+    "status": st.lists(st.sampled_from(STATUSES), min_size=1, max_size=2),
+    "priority_min": st.integers(0, 5),
+    "priority_max": st.integers(0, 5),
+    "q": st.sampled_from(["", "A", "REPORT", "%", "_b", "b2"]),
+    "created_after": PLACES,
+    "created_before": PLACES,
+    "due_after": st.sampled_from(DUE),
+    "due_before": st.sampled_from(DUE),
+    "overdue": st.booleans(),
+    "owner_id": PLACES,
+    "unowned": st.booleans(),
+    "deleted": st.booleans(),
+}
+ONE_FILTER = st.one_of(*[st.tuples(st.just(name), value) for name, value in FILTER_VALUES.items()])
+SOME_FILTERS = st.lists(ONE_FILTER, max_size=2).map(dict)  # few, so that many tasks pass them
+PAGE: Choices = {"limit": st.integers(1, 4), "offset": st.integers(0, 3)}
+PAGE |= {"after": PLACES, "count": st.booleans()}
+PAGES = st.fixed_dictionaries({}, optional=PAGE)
+SORTS = st.fixed_dictionaries({}, optional={"sort": st.sampled_from(get_args(TaskSort))})
+QUERIES = st.tuples(SOME_FILTERS, PAGES, SORTS).map(lambda parts: parts[0] | parts[1] | parts[2])
+IF_MATCH = st.none() | st.sampled_from(TAGS)
+EMAILS = st.sampled_from(["ADA@example.com", "bob@example.com", "eve@example.com"])
+USER_FIELDS: Choices = {"username": st.sampled_from(["ada", "Bob", "eve"]), "email": EMAILS}
+FULL_NAMES = st.sampled_from([None, "Ada", "Bob"])
+USER_CHANGES: Choices = USER_FIELDS | {"full_name": FULL_NAMES, "is_active": st.booleans()}
+
+
+def shown_user(fields: Row) -> Row:
+    return fields | {name: fields[name].lower() for name in USER_FIELDS if name in fields}
+
+
+NEW_USER = text(
+    """INSERT INTO "user" (username, email, password_hash, is_active, token_version, created_at,
+    updated_at) VALUES (:name, :name || '@example.com', '', true, 1, CURRENT_TIMESTAMP,
+    CURRENT_TIMESTAMP)"""
+)
+
+
+class Sequences(stateful.RuleBasedStateMachine):
+    """The calls, and the model: what is in the database after them."""
+
+    client: ClassVar[httpx2.Client]
+    engine: ClassVar[Engine]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tasks: dict[int, Row] = {}
+        self.transfers: dict[int, list[Row]] = {}  # by the task
+        self.keys: dict[str, tuple[Row, int]] = {}  # what was asked for, and the task
+        self.users: dict[int, Row] = {}
+        self.gone_tasks, self.gone_users = [NEVER_USED], [NEVER_USED]
+        self.last_task = self.last_user = self.passwords = 0
+        with self.engine.begin() as connection:
+            for table in ("transfer", "task", '"user"'):
+                connection.execute(text(f"DELETE FROM {table}"))  # noqa: S608
+            # Without a password, each of which takes a sixth of a second to be hashed.
+            connection.execute(NEW_USER, [{"name": name} for name in ("ada", "bob")])
+
+    def call(self, method: str, path: str, **options: Any) -> Answer:  # noqa: ANN401
+        """Send the request, and keep when it was answered."""
+        begin = datetime.now(UTC)
+        answer = self.client.request(method, path, **options)
+        end = datetime.now(UTC)
+        self.now = Unforeseen(lambda it: isinstance(it, str) and begin <= moment(it) <= end)
+        return answer
+
+    def select(self, **query: object) -> list[Row]:
+        return passing(self.tasks.values(), query)
+
+    def pick(self, place: int, usual: Iterable[int], others: list[int]) -> int:
+        """Return an id: nine times of ten a usual one, if there is one."""
+        ids = ([*usual] if place % 10 < 9 else []) or others
+        return ids[place // 10 % len(ids)]
+
+    def pick_task(self, place: int, *, deleted: bool = False) -> int:
+        usual, others = self.select(deleted=deleted), self.select(deleted=not deleted)
+        gone = [task["id"] for task in others] + self.gone_tasks
+        return self.pick(place, [task["id"] for task in usual], gone)
+
+    def pick_user(self, place: int) -> int:
+        return self.pick(place, self.users, self.gone_users)
+
+    def with_ids(self, fields: Row) -> Row:
+        """Return the fields of a new task, or a query, with ids and moments instead of places."""
+        values = dict(fields)
+        for name in {"owner_id", "from_user_id", "to_user_id"}.intersection(fields):
+            values[name] = None if fields[name] is None else self.pick_user(fields[name])
+        if "after" in fields:
+            values["after"] = self.pick_task(fields["after"])
+        for name in {"created_after", "created_before"}.intersection(fields):
+            task = self.tasks.get(self.pick_task(fields[name]))
+            values[name] = task["created_at"] if task else DUE[0]
+        return values
+
+    def is_unknown(self, user_id: int | None) -> bool:
+        return user_id is not None and user_id not in self.users
+
+    def new_task(self, asked: Row) -> Row:
+        """Return the task that the API creates."""
+        last = self.last_task
+        moments = {"created_at": self.now, "updated_at": self.now, "completed_at": None}
+        task = asked | moments | {"id": Unforeseen(lambda it: it > last)}
+        keep_completed_at(task, self.now)
+        return task | {"deleted_at": None, "version": 1}
+
+    def keep(self, task: Row) -> None:
+        """Keep a task that was created."""
+        assert task["created_at"] == task["updated_at"]
+        assert task["id"] > self.last_task
+        self.last_task = task["id"]
+        self.tasks[task["id"]] = task
+        self.transfers[task["id"]] = []
+
+    def find(
+        self, answer: Answer, task_id: int, tags: str | None = None, *, deleted: bool | None = False
+    ) -> Row | None:
+        """Return the task; compare the answer if it is not there or has another version."""
+        task = self.tasks.get(task_id)
+        if task is None or deleted not in (None, task["deleted_at"] is not None):
+            check(answer, 404, NO_TASK)
+        elif tags not in (None, *TAGS[:3]):
+            body = {"detail": "The task has another version"}
+            check(answer, 412, body, etag=f'"{task["version"]}"')
+        else:
+            return task
+        return None
+
+    def tagged(self, name: str, tags: str | None, task_id: int) -> dict[str, str]:
+        """Return the header with the tags."""
+        version = self.tasks[task_id]["version"] if task_id in self.tasks else 1
+        return {name: tags.format(version)} if tags else {}
+
+    def compare_list(self, path: str, query: Row, rows: list[Row]) -> None:
+        """Compare the page of these rows that the query asks for, and all that follow."""
+        answer = self.call("GET", path, params=query)
+        after, sort = query.get("after"), query.get("sort", "id")
+        last = {"id": after} if sort in ("id", "-id") else self.tasks.get(after or 0)
+        if after is not None and last is None:
+            check(answer, 404, NO_TASK)
+            return
+        rest = in_order(rows, sort) if after is None else behind(rows, sort, last or {})
+        rest = rest[query.get("offset", 0) :]
+        page = rest[: query.get("limit", 100)]
+        headers = {"x_total_count": str(len(rows))} if query.get("count") else {}
+        if len(page) == len(rest):
+            check(answer, 200, page, **headers)
+            return
+        kept = answer.request.url.params.remove("offset").remove("after")
+        url = answer.request.url.copy_with(params=kept.add("after", page[-1]["id"]))
+        check(answer, 200, page, link=f'<{url}>; rel="next"', **headers)
+        following = {name: value for name, value in query.items() if name != "offset"}
+        self.compare_list(path, following | {"after": page[-1]["id"]}, rows)
+
+    @initialize(changes=st.lists(TASK_CHANGES, min_size=3, max_size=6))
+    def begin(self, changes: list[Row]) -> None:
+        self.users = {user["id"]: user for user in self.call("GET", "/users").json()}
+        self.last_user = max(self.users)
+        owners = (0, 10, None)  # the first, the second, and nobody
+        tasks = [{"title": "a", "owner_id": owners[n % 3]} for n in range(len(changes))]
+        self.create_tasks([task | fields for task, fields in zip(tasks, changes, strict=True)])
+
+    @invariant()
+    def everything_is_as_in_the_model(self) -> None:
+        for deleted in (False, True):
+            self.compare_list("/tasks", {"deleted": deleted}, self.select(deleted=deleted))
+
+    @rule(fields=NEW_TASKS, key=st.none() | st.sampled_from(["a key", "another"]))
+    def create_task(self, fields: Row, key: str | None) -> None:
+        self.post_task(self.with_ids(fields), key)
+
+    @precondition(lambda self: self.keys)
+    @rule(place=PLACES, same=st.booleans())
+    def repeat_with_key(self, place: int, *, same: bool) -> None:
+        key = [*self.keys][place % len(self.keys)]
+        asked, _ = self.keys[key]
+        self.post_task(asked if same else asked | {"title": "another"}, key)
+
+    def post_task(self, body: Row, key: str | None) -> None:
+        headers = {"Idempotency-Key": key} if key else {}
+        answer = self.call("POST", "/tasks", json=body, headers=headers)
+        asked = NEW_TASK | shown(body)
+        first, task_id = self.keys.get(key or "", (asked, None))
+        if self.is_unknown(asked["owner_id"]) and task_id is None:
+            check(answer, 422, unknown_users(["body", "owner_id"]))
+        elif first != asked:
+            loc = ["header", "Idempotency-Key"]
+            msg = "Was used with another body"
+            check(answer, 422, problems("idempotency_key_reused", msg, loc))
+        else:
+            task = self.new_task(asked) if task_id is None else self.tasks[task_id]
+            location = f"/tasks/{answer.json().get('id')}"
+            check(answer, 201, task, etag=f'"{task["version"]}"', location=location)
+            if task_id is None:
+                self.keep(task)
+            if key:
+                self.keys[key] = asked, task["id"]
+
+    @rule(tasks=st.lists(NEW_TASKS, min_size=1, max_size=3))
+    def create_tasks(self, tasks: list[Row]) -> None:
+        body = [self.with_ids(task) for task in tasks]
+        answer = self.call("POST", "/tasks/bulk", json=body)
+        created = [self.new_task(NEW_TASK | shown(task)) for task in body]
+        owners = enumerate(task["owner_id"] for task in created)
+        unknown = [place for place, user_id in owners if self.is_unknown(user_id)]
+        if unknown:
+            check(answer, 422, unknown_users(*(["body", place, "owner_id"] for place in unknown)))
+            return
+        check(answer, 201, created)
+        moments = [moment(task["created_at"]) for task in created]
+        assert moments == sorted(set(moments))
+        for task in created:
+            self.keep(task)
+
+    @rule(place=PLACES, tags=IF_MATCH)
+    def read_task(self, place: int, tags: str | None) -> None:
+        task_id = self.pick_task(place)
+        headers = self.tagged("If-None-Match", tags, task_id)
+        answer = self.call("GET", f"/tasks/{task_id}", headers=headers)
+        task = self.find(answer, task_id)
+        if task and tags in TAGS[:4]:
+            assert (answer.status_code, answer.content) == (304, b"")
+            check_headers(answer, etag=f'"{task["version"]}"')
+        elif task:
+            check_task(answer, task)
+
+    @rule(place=PLACES, fields=TASK_CHANGES, tags=IF_MATCH, put=st.booleans())
+    def update_task(self, place: int, fields: Row, tags: str | None, *, put: bool) -> None:
+        task_id = self.pick_task(place)
+        headers = self.tagged("If-Match", tags, task_id)
+        method = "PUT" if put else "PATCH"
+        answer = self.call(method, f"/tasks/{task_id}", json=fields, headers=headers)
+        if task := self.find(answer, task_id, tags):
+            change(task, self.now, **shown(fields))
+            check_task(answer, task)
+
+    @rule(changes=st.lists(st.tuples(PLACES, TASK_CHANGES), min_size=1, max_size=4))
+    def update_tasks(self, changes: list[tuple[int, Row]]) -> None:
+        body = [{"id": self.pick_task(place)} | fields for place, fields in changes]
+        answer = self.call("PATCH", "/tasks/bulk", json=body)
+        there = [task["id"] for task in self.select()]
+        unknown = [place for place, item in enumerate(body) if item["id"] not in there]
+        if unknown:
+            locs = (["body", place, "id"] for place in unknown)
+            check(answer, 404, problems("task_not_found", "Task not found", *locs))
+            return
+        for item in body:
+            change(self.tasks[item["id"]], self.now, **shown(item))
+        check(answer, 200, [self.tasks[item["id"]] for item in body])
+
+    @rule(place=PLACES, tags=IF_MATCH, trashed=st.booleans(), permanent=st.booleans())
+    def delete_task(self, place: int, tags: str | None, *, trashed: bool, permanent: bool) -> None:
+        task_id = self.pick_task(place, deleted=trashed and permanent)
+        headers, query = self.tagged("If-Match", tags, task_id), {"permanent": permanent}
+        answer = self.call("DELETE", f"/tasks/{task_id}", params=query, headers=headers)
+        task = self.find(answer, task_id, tags, deleted=None if permanent else False)
+        if not task:
+            return
+        message = "Task deleted" if permanent else "Task moved to the trash"
+        check(answer, 200, {"message": message, "task_id": task_id})
+        change(task, self.now, deleted_at=self.now)
+        if permanent:
+            del self.tasks[task_id], self.transfers[task_id]
+            self.keys = {key: asked for key, asked in self.keys.items() if asked[1] != task_id}
+            self.gone_tasks.append(task_id)
+
+    @precondition(lambda self: self.select(deleted=True))
+    @rule(place=PLACES)
+    def restore_task(self, place: int) -> None:
+        task_id = self.pick_task(place, deleted=True)
+        answer = self.call("POST", f"/tasks/{task_id}/restore")
+        if task := self.find(answer, task_id, deleted=True):
+            change(task, self.now, deleted_at=None)
+            check_task(answer, task)
+
+    @rule(place=PLACES, giver=OWNERS, taker=OWNERS, right=st.booleans())
+    def transfer_task(
+        self, place: int, giver: int | None, taker: int | None, *, right: bool
+    ) -> None:
+        task_id = self.pick_task(place)
+        owner_id = self.tasks.get(task_id, NEW_TASK)["owner_id"]
+        body = self.with_ids({"from_user_id": giver, "to_user_id": taker})
+        if right:
+            body["from_user_id"] = owner_id
+        answer = self.call("POST", f"/tasks/{task_id}/transfer", json=body)
+        if self.is_unknown(body["to_user_id"]):
+            check(answer, 422, unknown_users(["body", "to_user_id"]))
+        elif task := self.find(answer, task_id):
+            if body["from_user_id"] != owner_id:
+                check(answer, 409, {"detail": "The task does not belong to `from_user_id`"})
+                return
+            change(task, self.now, owner_id=body["to_user_id"])
+            check_task(answer, task)
+            self.record_transfer(task_id, body)
+
+    def record_transfer(self, task_id: int, between: Row) -> None:
+        record = {"id": Unforeseen(bool), "task_id": task_id, "by_user_id": None}
+        self.transfers[task_id].append(between | record | {"created_at": self.now})
+
+    @rule(place=PLACES, page=PAGES)
+    def list_transfers(self, place: int, page: Row) -> None:
+        transferred = [task["id"] for task in self.select() if self.transfers[task["id"]]]
+        task_id = self.pick(place, transferred, [*self.tasks, *self.gone_tasks])
+        path = f"/tasks/{task_id}/transfers"
+        answer = self.call("GET", path)
+        if self.find(answer, task_id):
+            records = self.transfers[task_id]
+            check(answer, 200, records)
+            ids = [record["id"] for record in records]
+            assert ids == sorted(set(ids))
+            after = {"after": self.pick(page["after"], ids, [0])} if "after" in page else {}
+            self.compare_list(path, page | after, records)
+
+    @rule(query=QUERIES)
+    def list_tasks(self, query: Row) -> None:
+        asked = self.with_ids(query)
+        self.compare_list("/tasks", asked, self.select(**asked))
+
+    @rule(query=QUERIES)
+    def list_recent_tasks(self, query: Row) -> None:
+        asked = self.with_ids(query)
+        self.compare_list("/tasks/recent", asked, self.select(**asked))
+
+    @rule(query=QUERIES, status=st.sampled_from(STATUSES))
+    def list_tasks_by_status(self, query: Row, status: str) -> None:
+        asked = self.with_ids(query)
+        tasks = [task for task in self.select(**asked) if task["status"] == status]
+        self.compare_list(f"/tasks/by-status/{status}", asked, tasks)
+
+    @rule(query=QUERIES, place=PLACES)
+    def list_tasks_of_user(self, query: Row, place: int) -> None:
+        asked, user_id = self.with_ids(query), self.pick_user(place)
+        path = f"/users/{user_id}/tasks"
+        if user_id in self.users:
+            tasks = [task for task in self.select(**asked) if task["owner_id"] == user_id]
+            self.compare_list(path, asked, tasks)
+        else:
+            check(self.call("GET", path, params=asked), 404, NO_USER)
+
+    @rule(query=SOME_FILTERS)
+    def count_tasks(self, query: Row) -> None:
+        asked = self.with_ids(query)
+        answer = self.call("GET", "/tasks/stats", params=asked)
+        tasks = self.select(**asked)
+        statuses = [task["status"] for task in tasks]
+        average = sum(task["priority"] for task in tasks) / len(tasks) if tasks else None
+        expected = {
+            "total": len(tasks),
+            "by_status": {status: statuses.count(status) for status in STATUSES},
+            "overdue": sum(is_overdue(task) for task in tasks),
+            "average_priority": pytest.approx(average),
+        }
+        check(answer, 200, expected)
+
+    @rule(place=PLACES, field=st.sampled_from(sorted(WRONG_FIELDS)), many=st.booleans())
+    def send_wrong_task(self, place: int, field: str, *, many: bool) -> None:
+        value, kind, msg = WRONG_FIELDS[field]
+        good = {"id": self.pick_task(place), "title": "must not be kept"}
+        wrong = good | {field: value}
+        for method in ("POST", "PATCH") if many else ("POST", "PATCH", "PUT"):
+            one_path = "/tasks" if method == "POST" else f"/tasks/{good['id']}"
+            path, body = ("/tasks/bulk", [good, wrong]) if many else (one_path, wrong)
+            answer = self.call(method, path, json=body)
+            check(answer, 422, problems(kind, msg, ["body", 1, field] if many else ["body", field]))
+
+    def find_user(self, answer: Answer, user_id: int) -> Row | None:
+        """Return the user; compare the answer if that is not there."""
+        user = self.users.get(user_id)
+        if not user:
+            check(answer, 404, NO_USER)
+        return user
+
+    def is_taken(self, answer: Answer, new: Row) -> bool:
+        """Compare the answer if another user has the name or the address."""
+        others = [user for user in self.users.values() if user["id"] != new["id"]]
+        taken = [
+            {"detail": f"The {name} is already taken"}
+            for name in ("username", "email")
+            if new[name] in [user[name] for user in others]
+        ]
+        if taken:  # of two, either may be named
+            check(answer, 409, Unforeseen(lambda it: it in taken))
+        return bool(taken)
+
+    @precondition(lambda self: self.passwords < 2)
+    @rule(fields=st.fixed_dictionaries(USER_FIELDS))
+    def create_user(self, fields: Row) -> None:
+        self.passwords += 1
+        answer = self.call("POST", "/users", json=fields | {"password": PASSWORD})
+        last = self.last_user
+        user = shown_user(fields) | {"id": Unforeseen(lambda it: it > last), "full_name": None}
+        user |= {"is_active": True, "created_at": self.now, "updated_at": self.now}
+        if not self.is_taken(answer, user):
+            check(answer, 201, user, location=f"/users/{answer.json().get('id')}")
+            self.last_user = user["id"]
+            self.users[user["id"]] = user
+
+    @rule(place=PLACES)
+    def read_user(self, place: int) -> None:
+        user_id = self.pick_user(place)
+        answer = self.call("GET", f"/users/{user_id}")
+        if user := self.find_user(answer, user_id):
+            check(answer, 200, user)
+
+    @rule(page=PAGES)
+    def list_users(self, page: Row) -> None:
+        after = {"after": self.pick_user(page["after"])} if "after" in page else {}
+        self.compare_list("/users", page | after, [*self.users.values()])
+
+    @rule(place=PLACES, fields=st.fixed_dictionaries({}, optional=USER_CHANGES))
+    def update_user(self, place: int, fields: Row) -> None:
+        user_id = self.pick_user(place)
+        answer = self.call("PATCH", f"/users/{user_id}", json=fields)
+        if user := self.find_user(answer, user_id):
+            changed = user | shown_user(fields)
+            if not self.is_taken(answer, changed):
+                # The tokens of who is inactive end each time, which is a change that nobody sees.
+                is_new = changed != user or not changed["is_active"]
+                user.update(changed | ({"updated_at": self.now} if is_new else {}))
+                check(answer, 200, user)
+
+    # One stays, so that tasks may always belong to somebody.
+    @precondition(lambda self: len(self.users) > 1)
+    @rule(place=PLACES)
+    def delete_user(self, place: int) -> None:
+        user_id = self.pick_user(place)
+        answer = self.call("DELETE", f"/users/{user_id}")
+        if not self.find_user(answer, user_id):
+            return
+        check(answer, 200, {"message": "User removed", "user_id": user_id})
+        del self.users[user_id]
+        self.gone_users.append(user_id)
+        for task in self.tasks.values():
+            if task["owner_id"] == user_id:
+                change(task, self.now, owner_id=None)
+                self.record_transfer(task["id"], {"from_user_id": user_id, "to_user_id": None})
+
+
+def test_random_sequences_are_answered_as_the_model_says(
+    client: httpx2.Client, engine: Engine, tmp_path: Path
+) -> None:
+    set_hypothesis_home_dir(tmp_path)  # instead of a folder in the project
+    Sequences.client, Sequences.engine = client, engine
+    how = settings(
+        max_examples=30,
+        stateful_step_count=40,
+        deadline=None,
+        database=None,
+        print_blob=True,
+        suppress_health_check=list(HealthCheck),
+    )
+    stateful.run_state_machine_as_test(Sequences, settings=how)

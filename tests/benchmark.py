@@ -111,8 +111,8 @@ def count_round_trips(folder: Path, database_url: str, app: str) -> list[str]:
     return counts
 
 
-def compare(folder: Path, database: str, database_url: str) -> None:
-    """Print how each of the calls does, and the textbook's in brackets."""
+def compare(folder: Path, database_url: str) -> Iterator[list[str]]:
+    """Yield a line about each of the calls, with the textbook's figures in brackets."""
     trips = count_round_trips(folder, database_url, "main:app")
     textbook_trips = count_round_trips(folder, database_url, "textbook:app")
     with (
@@ -122,17 +122,15 @@ def compare(folder: Path, database: str, database_url: str) -> None:
         for place, (call, request) in enumerate(CALLS.items()):
             rounds = [(measure(textbook, *request), measure(api, *request)) for _ in range(ROUNDS)]
             other, ours = (medians(list(results)) for results in zip(*rounds, strict=True))
-            print(
-                f"| {database} | {call}",
+            yield [
+                call,
                 f"{ours.per_second:,.0f} ({other.per_second:,.0f})",
                 f"{ours.per_second / other.per_second:.2f}",
                 f"{ours.p50 / 1000:.1f} ({other.p50 / 1000:.1f})",
                 f"{ours.p99 / 1000:.1f} ({other.p99 / 1000:.1f})",
                 f"{ours.cpu:,.0f} ({other.cpu:,.0f})",
-                f"{trips[place]} ({textbook_trips[place]}) |",
-                sep=" | ",
-                flush=True,
-            )
+                f"{trips[place]} ({textbook_trips[place]})",
+            ]
 
 
 def read_pages(folder: Path, database_url: str, size: int) -> dict[str, float]:
@@ -148,8 +146,8 @@ def read_pages(folder: Path, database_url: str, size: int) -> dict[str, float]:
         }
 
 
-def measure_rest(folder: Path, database: str, database_url: str) -> None:
-    """Print the speed of the bulk call, the growth of the memory, and the time of a start."""
+def measure_rest(folder: Path, database_url: str) -> list[str]:
+    """Return the speed of the bulk call, the time of a start, and the growth of the memory."""
     begin = time.perf_counter()
     with ApiServer(folder, database_url):
         start = time.perf_counter() - begin
@@ -165,12 +163,12 @@ def measure_rest(folder: Path, database: str, database_url: str) -> None:
                     result = measure(server, path, body)
                     asked += round(result.per_second * 2)
             memory.append(process.memory_info().rss)
-    print(
-        f"| {database} | {medians(bulk).per_second * 1000:,.0f} | {start:.2f}",
-        f"{memory[0] / 2**20:.1f} | {(memory[1] - memory[0]) / 2**20:+.1f} |",
-        sep=" | ",
-        flush=True,
-    )
+    return [
+        f"{medians(bulk).per_second * 1000:,.0f}",
+        f"{start:.2f}",
+        f"{memory[0] / 2**20:.1f}",
+        f"{(memory[1] - memory[0]) / 2**20:+.1f}",
+    ]
 
 
 def draw(pages: dict[str, list[dict[str, float]]]) -> str:
@@ -225,6 +223,14 @@ def databases(folder: Path, server_url: str) -> Iterator[tuple[str, list[str]]]:
         yield kind, filled
 
 
+def print_table(head: str, lines: list[list[str]]) -> None:
+    """Print the table as Markdown."""
+    columns = head.split(" | ")
+    for line in (columns, ["---"] * len(columns), *lines):
+        print("|", " | ".join(line), "|")
+    print()
+
+
 def main() -> None:
     """Measure everything, and print and draw it."""
     if not shutil.which("wrk"):
@@ -234,6 +240,9 @@ def main() -> None:
     print(f"{datetime.now(UTC):%Y-%m-%d}, {psutil.cpu_count()} cores, Python {python_version()},")
     print(", ".join(f"{package} {version(package)}" for package in packages))
     pages: dict[str, list[dict[str, float]]] = {}
+    calls: list[list[str]] = []
+    growth: list[list[str]] = []
+    rest: list[list[str]] = []
     with TemporaryDirectory() as name, run_postgresql() as postgresql:
         folder = Path(name)
         for database, urls in databases(folder, postgresql.get_uri()):
@@ -242,10 +251,15 @@ def main() -> None:
             ]
             for page in pages[database][0]:
                 p50 = [size[page] for size in pages[database]]
-                cells = " | ".join(f"{milliseconds:.2f}" for milliseconds in p50)
-                print(f"| {database} | {page} | {cells} | {p50[-1] / p50[0]:.2f} |", flush=True)
-            compare(folder, database, urls[-1])
-            measure_rest(folder, database, urls[-1])
+                figures = [f"{figure:.2f}" for figure in (*p50, p50[-1] / p50[0])]
+                growth.append([database, page, *figures])
+            calls += [[database, *line] for line in compare(folder, urls[-1])]
+            rest.append([database, *measure_rest(folder, urls[-1])])
+    print_table(
+        "database | call | requests/s | ratio | p50, ms | p99, ms | CPU, µs | round trips", calls
+    )
+    print_table("database | call | 1,000 | 100,000 | 1,000,000 | ratio", growth)
+    print_table("database | tasks/s in bulk | start, s | memory, MiB | later, MiB", rest)
     Path(__file__).with_suffix(".svg").write_text(draw(pages))
 
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -18,13 +19,15 @@ Parameters = tuple[Any, ...] | dict[str, Any]
 
 
 @pytest.fixture(scope="module")
-def million(new_database: Callable[[], str]) -> Engine:
+def million(new_database: Callable[[], str]) -> Iterator[Engine]:
     """A database with a million tasks."""
     url = new_database()
     alembic(url, "upgrade", "head")
     engine = connect(url)
     fill(engine, 1_000_000)
-    return engine
+    yield engine
+    if engine.dialect.name == "sqlite":
+        Path(str(engine.url.database)).unlink()  # pytest would keep it, and it is large
 
 
 @pytest.fixture

@@ -45,8 +45,9 @@ class Settings(BaseSettings):
     # Seconds to wait for PostgreSQL to answer a new connection.
     database_connect_timeout: int = Field(default=5, ge=1, le=5)
     # Seconds after which PostgreSQL ends a statement, or a transaction in which nothing is done.
-    database_statement_timeout: PositiveInt = 30
-    database_idle_transaction_timeout: PositiveInt = 30
+    # 0 is never; PostgreSQL takes no more than the largest.
+    database_statement_timeout: int = Field(default=30, ge=0, le=2_147_483)
+    database_idle_transaction_timeout: int = Field(default=30, ge=0, le=2_147_483)
     # Whether the start brings the database to the newest version of the schema.
     migrate_at_start: bool = True
     # What signs the tokens of the members; without it, the API is open to everyone.

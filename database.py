@@ -1,7 +1,7 @@
 """The database: its engines, the session of a request, and the schema."""
 
 import sqlite3
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -11,7 +11,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from anyio import Semaphore, WouldBlock, move_on_after
+from anyio import CapacityLimiter, Semaphore, WouldBlock, move_on_after, to_thread
 from fastapi import Depends, Request
 from fastapi.concurrency import run_in_threadpool
 from sqlalchemy import ColumnClause, Connection, column, event, inspect, make_url, values
@@ -36,23 +36,21 @@ class PostgresqlConnection(psycopg2.extensions.connection):
 
 
 SQLITE_OPTIONS = {"timeout": settings.database_pool_timeout}
-SERVER_SETTINGS = {
-    # In another, psycopg2 cannot read the first and the last day of the calendar.
-    "timezone": "UTC",
-    "statement_timeout": f"{settings.database_statement_timeout}s",
-    "idle_in_transaction_session_timeout": f"{settings.database_idle_transaction_timeout}s",
-}
+# The URL's own options come behind the limits, so that they may be others.
+SERVER_OPTIONS = (
+    f"-c statement_timeout={settings.database_statement_timeout}s",
+    f"-c idle_in_transaction_session_timeout={settings.database_idle_transaction_timeout}s",
+    str(url.query.get("options", "")),
+    # Moments are shown in the zone in which they are read; and in another than this, psycopg2
+    # cannot read the first and the last day of the calendar.
+    "-c timezone=UTC",
+)
 POSTGRESQL_OPTIONS = {
     "connection_factory": PostgresqlConnection,
     "connect_timeout": settings.database_connect_timeout,
     # The same patience, here in milliseconds, with a host that no longer confirms what it gets.
     "tcp_user_timeout": settings.database_connect_timeout * 1000,
-    "options": " ".join(
-        [
-            str(url.query.get("options", "")),
-            *(f"-c {name}={value}" for name, value in SERVER_SETTINGS.items()),
-        ]
-    ),
+    "options": " ".join(SERVER_OPTIONS),
 }
 
 # The engine for writes: what a session does until it commits is one transaction.
@@ -109,7 +107,8 @@ else:
 
 
 # As many as there are connections.
-places = Semaphore(settings.database_pool_size + settings.database_max_overflow, fast_acquire=True)
+PLACES = settings.database_pool_size + settings.database_max_overflow
+places = Semaphore(PLACES)
 
 
 async def take_place() -> None:
@@ -140,9 +139,10 @@ async def get_session(request: Request) -> AsyncIterator[Session]:
         yield session
     finally:
         try:
-            # Only a transaction has something to undo, which is worth a thread.
+            # Without a transaction there is nothing to undo, and so no need for a thread. It is
+            # not one of the usual threads: all of them may wait for the locks that this frees.
             if session.in_transaction() and not reads:
-                await run_in_threadpool(session.close)
+                await to_thread.run_sync(session.close, limiter=CapacityLimiter(1))
             else:
                 session.close()
         finally:
@@ -154,6 +154,16 @@ SessionDep = Annotated[Session, Depends(get_session, scope="function")]
 
 
 Row = TypeVar("Row", bound=SQLModel)
+Result = TypeVar("Result")
+
+
+async def run_in_place(function: Callable[[], Result]) -> Result:
+    """Return what the function returns; it runs in a thread and may use a connection."""
+    await take_place()
+    try:
+        return await run_in_threadpool(function)
+    finally:
+        places.release()
 
 
 async def read_one(statement: SelectOfScalar[Row]) -> Row | None:
@@ -166,11 +176,7 @@ async def read_one(statement: SelectOfScalar[Row]) -> Row | None:
         with Session(reading_engine) as session:
             return session.exec(statement).one_or_none()
 
-    await take_place()
-    try:
-        return await run_in_threadpool(read)
-    finally:
-        places.release()
+    return await run_in_place(read)
 
 
 def lock_table(session: Session, name: str) -> None:

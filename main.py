@@ -51,10 +51,13 @@ from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from database import (
+    PLACES,
     SessionDep,
     engine,
     lock_table,
+    places,
     read_one,
+    run_in_place,
     schema_is_current,
     settings,
     update_together,
@@ -107,14 +110,14 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         logger.warning("SECRET_KEY is not set: the API is open to everyone who can reach it")
     if settings.migrate_at_start:
         upgrade_schema()
-    # What is here by now stays, so it need not be looked at for garbage, which took 50 ms at once;
-    # and to look at the rest less often is worth 6 % more requests.
+    # What is loaded by now stays: to search it for garbage stopped all requests for 50 ms. To
+    # search the rest less often is worth 6 % more requests.
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000)
     yield
     engine.dispose()
-    if sys.platform != "win32":
+    if sys.platform != "win32" and places.value == PLACES:
         # All is done, but uvicorn would end the process by the signal, as if it had failed.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
 
@@ -208,9 +211,9 @@ async def health() -> State:
 
 
 @open_routes.get("/ready", tags=["service"], responses=UNAVAILABLE)
-def ready() -> State:
+async def ready() -> State:
     """Tell that the database answers and its schema is the newest. If not, `detail` says why."""
-    if not schema_is_current():
+    if not await run_in_place(schema_is_current):
         detail = "The schema of the database is not the newest: run `alembic upgrade head`"
         raise HTTPException(503, detail, RETRY_AFTER)
     return State(status="ready")
@@ -435,8 +438,8 @@ def require_users(session: Session, user_ids: Mapping[Any, int | None]) -> None:
 def new_task(task_create: TaskCreate, member: User | None, created_at: datetime) -> Task:
     """Return the task to be created, which belongs to the member if it is not said to whom."""
     owner = {"owner_id": member.id} if member else {}
-    task = Task.model_validate(owner | task_create.model_dump() | {"created_at": created_at})
-    task.updated_at = created_at
+    moments = {"created_at": created_at, "updated_at": created_at}
+    task = Task.model_validate(owner | task_create.model_dump() | moments)
     task.keep_completed_at()
     return task
 
@@ -1008,11 +1011,11 @@ def first_line(error: DBAPIError) -> str:
 
 
 @app.exception_handler(DBAPIError)
-async def answer_database_error(_request: Request, error: DBAPIError) -> JSONResponse:
+async def answer_database_error(request: Request, error: DBAPIError) -> JSONResponse:
     """Answer 503 while the database is away, too busy or of an old schema; else 500."""
     passing = isinstance(error, OperationalError | InterfaceError | ProgrammingError)
     if passing or error.connection_invalidated:
-        return await answer_unavailable(_request, error)
+        return await answer_unavailable(request, error)
     lines = "".join(format_tb(error.__traceback__))
     logger.error("%s in %s\n%s", first_line(error), error.statement, lines)
     return JSONResponse({"detail": "Internal Server Error"}, 500)
@@ -1021,5 +1024,6 @@ async def answer_database_error(_request: Request, error: DBAPIError) -> JSONRes
 @app.exception_handler(PoolTimeoutError)
 async def answer_unavailable(_request: Request, error: Exception) -> JSONResponse:
     """Answer 503."""
-    logger.error("The database is not available: %s", getattr(error, "orig", error))
+    reason = first_line(error) if isinstance(error, DBAPIError) else error
+    logger.error("The database is not available: %s", reason)
     return JSONResponse({"detail": "The database is not available"}, 503, RETRY_AFTER)

@@ -234,7 +234,7 @@ def print_table(head: str, lines: list[list[str]]) -> None:
 def main() -> None:
     """Measure everything, and print and draw it."""
     if not shutil.which("wrk"):
-        sys.exit("wrk is missing: install it by `apt install wrk` or `brew install wrk`")
+        sys.exit("wrk is missing: install it by `apt install wrk`")
     psutil.Process().cpu_affinity([1])  # and so is everything that is started from here
     packages = ("fastapi", "sqlmodel", "sqlalchemy", "pydantic", "uvicorn", "psycopg2-binary")
     print(f"{datetime.now(UTC):%Y-%m-%d}, {psutil.cpu_count()} cores, Python {python_version()},")

@@ -245,6 +245,31 @@ def test_while_all_connections_are_blocked_the_process_still_answers(
         assert create(client)
 
 
+def test_more_refused_writes_than_threads_are_all_answered(
+    empty_database: str, tmp_path: Path
+) -> None:
+    """Each holds the lock that the others wait for until it is undone."""
+    with (
+        ApiServer(
+            tmp_path,
+            empty_database,
+            DATABASE_POOL_SIZE="60",
+            DATABASE_MAX_OVERFLOW="0",
+            DATABASE_POOL_TIMEOUT="5",
+            DATABASE_STATEMENT_TIMEOUT="5",
+        ) as server,
+        ThreadPoolExecutor(60) as threads,
+    ):
+        first_task(server)
+
+        def change(number: int) -> int:
+            headers, body = {"If-Match": '"0"'}, {"title": f"task {number}"}
+            url = f"{server.url}/tasks/1"
+            return httpx2.patch(url, json=body, headers=headers, timeout=30).status_code
+
+        assert set(threads.map(change, range(120))) == {412}
+
+
 def test_postgresql_ends_a_forgotten_transaction(
     new_postgresql_database: Callable[[], str], tmp_path: Path
 ) -> None:
@@ -356,6 +381,23 @@ def test_a_stop_finishes_what_is_under_way(
         httpx2.get(server.url)
 
 
+def test_a_stop_does_not_wait_longer_than_it_is_told_to(
+    empty_database: str, tmp_path: Path
+) -> None:
+    lock = {"sqlite": "BEGIN IMMEDIATE", "postgresql": "LOCK TABLE task"}
+    server = ApiServer(tmp_path, empty_database, "--timeout-graceful-shutdown", "1")
+    with server, connect(empty_database).connect() as connection:
+        connection.exec_driver_sql(lock[connection.dialect.name])
+        port = make_url(server.url).port
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            client.sendall(create_task("waiting"))
+            time.sleep(0.5)
+
+            server.process.terminate()
+
+            assert server.process.wait(timeout=5)
+
+
 def test_a_client_that_goes_away_leaves_nothing_behind(
     new_postgresql_database: Callable[[], str], tmp_path: Path
 ) -> None:
@@ -393,7 +435,11 @@ def test_a_client_that_goes_away_leaves_nothing_behind(
             connection.exec_driver_sql("LOCK TABLE task")
             readers = [threads.submit(client.get, "/tasks") for _ in range(3)]
             waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
-            while connection.execute(waiting).scalar() != 3:
+            for _ in range(100):
+                blocked = connection.execute(waiting).scalar()
+                if blocked == 3:
+                    break
                 time.sleep(0.05)
             connection.rollback()
+            assert blocked == 3
             assert {reader.result().status_code for reader in readers} == {200}

@@ -374,8 +374,9 @@ def overdue() -> ColumnElement[bool]:
 Row = TypeVar("Row", User, Task, Transfer)
 
 
-# How a page reads its values: as the driver has them, where that is what JSON needs. To make an
-# enum of each status, and to look at the zone of each moment, took a quarter of a page's time.
+# How a page reads its values: as the driver has them, where that is what JSON needs, since the
+# connections to PostgreSQL are in UTC. To make an enum of each status, and to look at the zone of
+# each moment, took a quarter of a page's time.
 AS_SHOWN: dict[type, TypeEngine[Any]] = {
     Enum: String(),
     UTCDateTime: UTCDateTime().with_variant(DateTime(timezone=True), "postgresql"),

@@ -129,8 +129,9 @@ def assert_nothing_is_lost(load: Load, database_url: str) -> None:
 
 
 def report(load: Load) -> None:
-    print(dict(load.statuses), f"p50 {median(load.seconds):.3f} s", end=", ")
-    print(f"p99 {quantiles(load.seconds, n=100)[-1]:.3f} s")
+    p99 = quantiles(load.seconds, n=100)[-1]
+    print(f"p50 {median(load.seconds):.3f} s, p99 {p99:.3f} s,", end=" ")
+    print(f"{load.statuses[503]} times 503 among {dict(load.statuses)}")
 
 
 def first_task(server: ApiServer) -> None:

@@ -26,6 +26,8 @@ from sqlalchemy import make_url, text
 
 pytestmark = pytest.mark.load
 BULK = 20
+# What lets nobody else write.
+LOCK = {"sqlite": "BEGIN IMMEDIATE", "postgresql": "LOCK TABLE task"}
 
 
 class Load:
@@ -203,7 +205,6 @@ def test_slow_clients_do_not_slow_the_others(
 def test_while_all_connections_are_blocked_the_process_still_answers(
     empty_database: str, tmp_path: Path
 ) -> None:
-    lock = {"sqlite": "BEGIN IMMEDIATE", "postgresql": "LOCK TABLE task"}
     with (
         ApiServer(
             tmp_path,
@@ -222,7 +223,7 @@ def test_while_all_connections_are_blocked_the_process_still_answers(
             body = {"title": f"task {number}"}
             return httpx2.post(f"{server.url}/tasks", json=body, timeout=30)
 
-        connection.exec_driver_sql(lock[connection.dialect.name])
+        connection.exec_driver_sql(LOCK[connection.dialect.name])
         blocked = [threads.submit(write, number) for number in range(20)]
         time.sleep(0.5)
         waits = []
@@ -385,10 +386,9 @@ def test_a_stop_finishes_what_is_under_way(
 def test_a_stop_does_not_wait_longer_than_it_is_told_to(
     empty_database: str, tmp_path: Path
 ) -> None:
-    lock = {"sqlite": "BEGIN IMMEDIATE", "postgresql": "LOCK TABLE task"}
     server = ApiServer(tmp_path, empty_database, "--timeout-graceful-shutdown", "1")
     with server, connect(empty_database).connect() as connection:
-        connection.exec_driver_sql(lock[connection.dialect.name])
+        connection.exec_driver_sql(LOCK[connection.dialect.name])
         port = make_url(server.url).port
         with socket.create_connection(("127.0.0.1", port)) as client:
             client.sendall(create_task("waiting"))

@@ -1,7 +1,7 @@
 """How fast the API is: against a textbook's way to write it, and as the tasks grow in number.
 
-It takes some ten minutes on Linux, prints the tables of the README, and draws its chart. Each
-process is held on one core: the API on the first; what asks it, and PostgreSQL, on the second.
+It takes some ten minutes on Linux, prints the tables of `docs/performance.md`, and draws its chart.
+Each process is held on one core: the API on the first; wrk and PostgreSQL on the second.
 """
 
 import json
@@ -182,7 +182,7 @@ def draw(pages: dict[str, list[dict[str, float]]]) -> str:
             f'<text x="{left}" y="20" font-weight="bold">{database}, p50 in ms</text>',
             f'<path d="M{left} 30V250H{left + 240}" fill="none" stroke="#888"/>',
         ]
-        xs = [left + 10 + 110 * place for place in range(len(SIZES))]
+        xs = [left + 10 + 110 * position for position in range(len(SIZES))]
         svg += [
             f'<text x="{x}" y="268" text-anchor="middle">{size:,}</text>'
             for x, size in zip(xs, SIZES, strict=True)
@@ -194,8 +194,8 @@ def draw(pages: dict[str, list[dict[str, float]]]) -> str:
             ys = [250 - size[name] / top * 215 for size in sizes]
             points = " ".join(f"{x},{y:.1f}" for x, y in zip(xs, ys, strict=True))
             svg.append(f'<polyline points="{points}" fill="none" stroke="{colour}"/>')
-    for place, (name, colour) in enumerate(zip(sizes[0], colours, strict=True)):
-        x, y = 50 + place % 3 * 200, 292 + place // 3 * 18
+    for position, (name, colour) in enumerate(zip(sizes[0], colours, strict=True)):
+        x, y = 50 + position % 3 * 200, 292 + position // 3 * 18
         svg.append(f'<text x="{x}" y="{y}" fill="{colour}">■ {name}</text>')
     svg.append('<text x="610" y="268">tasks</text>')
     style = 'font-family="sans-serif" font-size="12" stroke-width="2"'
@@ -260,7 +260,7 @@ def main() -> None:
     )
     print_table("database | call | 1,000 | 100,000 | 1,000,000 | ratio", growth)
     print_table("database | tasks/s in bulk | start, s | memory, MiB | later, MiB", rest)
-    Path(__file__).with_suffix(".svg").write_text(draw(pages))
+    (ROOT / "docs/performance.svg").write_text(draw(pages))
 
 
 if __name__ == "__main__":

@@ -1,15 +1,17 @@
 """How fast the API is: against a textbook's way to write it, and as the tasks grow in number.
 
 It takes some ten minutes on Linux, prints the tables of `docs/performance.md`, and draws its chart.
-Each process is held on one core: the API on the first; wrk and PostgreSQL on the second.
+Each process is held on one core: the API on the first; wrk and PostgreSQL on the second. Where the
+API has two workers, they may use both cores.
 """
 
 import json
+import os
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from datetime import UTC, datetime
@@ -26,6 +28,8 @@ from sqlalchemy import make_url, text
 
 SIZES = (1_000, 100_000, 1_000_000)
 ROUNDS = 5
+API = ROOT / "main.py"
+TEXTBOOK = Path(__file__).with_name("textbook.py")
 TASK = {"title": "Write the report", "priority": 3, "due_at": "2026-12-31T17:00:00Z"}
 # What is asked for, and the body that is sent with it.
 CALLS: dict[str, tuple[str, object]] = {
@@ -61,45 +65,57 @@ class Result:
     cpu: float
 
 
+def cpu_time(server: ApiServer) -> float:
+    """Return the seconds of CPU that a server and its workers have used."""
+    process = psutil.Process(server.process.pid)
+    return sum(sum(each.cpu_times()[:2]) for each in (process, *process.children()))
+
+
 def measure(
     server: ApiServer, path: str, body: object = None, clients: int = 8, seconds: int = 2
 ) -> Result:
     """Ask a server for some seconds; fail if any answer is an error."""
     script = server.log.with_suffix(".lua")
     script.write_text(LUA % (("POST", json.dumps(body)) if body else ("GET", "")))
-    process = psutil.Process(server.process.pid)
-    before = sum(process.cpu_times()[:2])
+    before = cpu_time(server)
     command = ["wrk", "-t1", f"-c{clients}", f"-d{seconds}s", "-s", str(script), server.url + path]
     run = subprocess.run(command, capture_output=True, text=True, check=True)
-    cpu = sum(process.cpu_times()[:2]) - before
+    cpu = cpu_time(server) - before
     requests, duration, p50, p99, errors = map(int, run.stdout.splitlines()[-1].split())
     if errors or not requests:
         raise RuntimeError(run.stdout)
     return Result(requests / duration * 1e6, p50, p99, cpu / requests * 1e6)
 
 
-def medians(rounds: list[Result]) -> Result:
+def medians(rounds: Iterable[Result]) -> Result:
     """Return the median of each figure."""
     return Result(*map(median, zip(*map(astuple, rounds), strict=True)))
 
 
 @contextmanager
-def serve(folder: Path, database_url: str, app: str = "main:app") -> Iterator[ApiServer]:
-    """Run an app with one worker on the first core."""
-    app_dir = ROOT if app == "main:app" else Path(__file__).parent
-    with ApiServer(folder, database_url, "--no-access-log", app=app, app_dir=app_dir) as server:
-        psutil.Process(server.process.pid).cpu_affinity([0])
+def serve(
+    folder: Path, database_url: str, file: Path = API, workers: int = 1
+) -> Iterator[ApiServer]:
+    """Run the app of a file: one worker on the first core, or several on both."""
+    os.sched_setaffinity(0, {0} if workers == 1 else {0, 1})  # what starts now inherits it
+    options = ("--no-access-log", "--workers", str(workers))
+    app = f"{file.stem}:app"
+    server = ApiServer(folder, database_url, *options, app=app, app_dir=file.parent)
+    os.sched_setaffinity(0, {1})
+    with server:
+        while server.log.read_text().count("startup complete") < workers:
+            time.sleep(0.05)
         yield server
 
 
-def count_round_trips(folder: Path, database_url: str, app: str) -> list[str]:
+def count_round_trips(folder: Path, database_url: str, file: Path) -> list[str]:
     """Return how often each of the calls asks the database for something."""
     if database_url.startswith("sqlite"):
         return ["-"] * len(CALLS)
     counts = []
     with (
         listen_to_postgresql(database_url) as (way, asked),
-        serve(folder, way, app) as server,
+        serve(folder, way, file) as server,
         httpx2.Client(base_url=server.url) as client,
     ):
         for path, body in CALLS.values():
@@ -111,26 +127,57 @@ def count_round_trips(folder: Path, database_url: str, app: str) -> list[str]:
     return counts
 
 
-def compare(folder: Path, database_url: str) -> Iterator[list[str]]:
+def compare(
+    ours: ApiServer, other: ApiServer, clients: int = 8
+) -> Iterator[tuple[str, Result, Result]]:
+    """Yield each of the calls with the medians of both servers, which take turns."""
+    for call, (path, body) in CALLS.items():
+        rounds = [
+            (measure(other, path, body, clients), measure(ours, path, body, clients))
+            for _ in range(ROUNDS)
+        ]
+        others, own = zip(*rounds, strict=True)
+        yield call, medians(own), medians(others)
+
+
+def both(ours: float, other: float, decimals: int = 0) -> str:
+    """Return our figure, and the other in brackets."""
+    return f"{ours:,.{decimals}f} ({other:,.{decimals}f})"
+
+
+def both_and_ratio(ours: float, other: float) -> list[str]:
+    """Return the same, and our figure divided by the other."""
+    return [both(ours, other), f"{ours / other:.2f}"]
+
+
+def compare_with_textbook(folder: Path, database_url: str) -> Iterator[list[str]]:
     """Yield a line about each of the calls, with the textbook's figures in brackets."""
-    trips = count_round_trips(folder, database_url, "main:app")
-    textbook_trips = count_round_trips(folder, database_url, "textbook:app")
+    trips = count_round_trips(folder, database_url, API)
+    textbook_trips = count_round_trips(folder, database_url, TEXTBOOK)
     with (
         serve(folder, database_url) as api,
-        serve(folder, database_url, "textbook:app") as textbook,
+        serve(folder, database_url, TEXTBOOK) as textbook,
     ):
-        for place, (call, request) in enumerate(CALLS.items()):
-            rounds = [(measure(textbook, *request), measure(api, *request)) for _ in range(ROUNDS)]
-            other, ours = (medians(list(results)) for results in zip(*rounds, strict=True))
+        for position, (call, ours, other) in enumerate(compare(api, textbook)):
             yield [
                 call,
-                f"{ours.per_second:,.0f} ({other.per_second:,.0f})",
-                f"{ours.per_second / other.per_second:.2f}",
-                f"{ours.p50 / 1000:.1f} ({other.p50 / 1000:.1f})",
-                f"{ours.p99 / 1000:.1f} ({other.p99 / 1000:.1f})",
-                f"{ours.cpu:,.0f} ({other.cpu:,.0f})",
-                f"{trips[place]} ({textbook_trips[place]})",
+                *both_and_ratio(ours.per_second, other.per_second),
+                both(ours.p50 / 1000, other.p50 / 1000, 1),
+                both(ours.p99 / 1000, other.p99 / 1000, 1),
+                both(ours.cpu, other.cpu),
+                f"{trips[position]} ({textbook_trips[position]})",
             ]
+
+
+def compare_workers(folder: Path, database_url: str) -> Iterator[list[str]]:
+    """Yield a line about each of the calls at 16 clients, with one worker and with two."""
+    for workers in (1, 2):
+        with (
+            serve(folder, database_url, workers=workers) as api,
+            serve(folder, database_url, TEXTBOOK, workers) as textbook,
+        ):
+            for call, ours, other in compare(api, textbook, clients=16):
+                yield [str(workers), call, *both_and_ratio(ours.per_second, other.per_second)]
 
 
 def read_pages(folder: Path, database_url: str, size: int) -> dict[str, float]:
@@ -149,9 +196,8 @@ def read_pages(folder: Path, database_url: str, size: int) -> dict[str, float]:
 def measure_rest(folder: Path, database_url: str) -> list[str]:
     """Return the speed of the bulk call, the time of a start, and the growth of the memory."""
     begin = time.perf_counter()
-    with ApiServer(folder, database_url):
-        start = time.perf_counter() - begin
     with serve(folder, database_url) as server:
+        start = time.perf_counter() - begin
         bulk = [measure(server, "/tasks/bulk", [TASK] * 1000, clients=1) for _ in range(ROUNDS)]
     with serve(folder, database_url) as server:
         process = psutil.Process(server.process.pid)
@@ -235,12 +281,13 @@ def main() -> None:
     """Measure everything, and print and draw it."""
     if not shutil.which("wrk"):
         sys.exit("wrk is missing: install it by `apt install wrk`")
-    psutil.Process().cpu_affinity([1])  # and so is everything that is started from here
+    os.sched_setaffinity(0, {1})  # what starts from here inherits it
     packages = ("fastapi", "sqlmodel", "sqlalchemy", "pydantic", "uvicorn", "psycopg2-binary")
     print(f"{datetime.now(UTC):%Y-%m-%d}, {psutil.cpu_count()} cores, Python {python_version()},")
     print(", ".join(f"{package} {version(package)}" for package in packages))
     pages: dict[str, list[dict[str, float]]] = {}
     calls: list[list[str]] = []
+    workers: list[list[str]] = []
     growth: list[list[str]] = []
     rest: list[list[str]] = []
     with TemporaryDirectory() as name, run_postgresql() as postgresql:
@@ -253,11 +300,14 @@ def main() -> None:
                 p50 = [size[page] for size in pages[database]]
                 figures = [f"{figure:.2f}" for figure in (*p50, p50[-1] / p50[0])]
                 growth.append([database, page, *figures])
-            calls += [[database, *line] for line in compare(folder, urls[-1])]
+            calls += [[database, *line] for line in compare_with_textbook(folder, urls[-1])]
+            if database == "PostgreSQL":
+                workers += compare_workers(folder, urls[-1])
             rest.append([database, *measure_rest(folder, urls[-1])])
     print_table(
         "database | call | requests/s | ratio | p50, ms | p99, ms | CPU, µs | round trips", calls
     )
+    print_table("workers | call | requests/s | ratio", workers)
     print_table("database | call | 1,000 | 100,000 | 1,000,000 | ratio", growth)
     print_table("database | tasks/s in bulk | start, s | memory, MiB | later, MiB", rest)
     (ROOT / "docs/performance.svg").write_text(draw(pages))

@@ -3,6 +3,8 @@
 It takes some ten minutes on Linux, prints the tables of `docs/performance.md`, and draws its chart.
 Each process is held on one core: the API on the first; wrk and PostgreSQL on the second. Where the
 API has two workers, they may use both cores.
+
+`--beside DIR` compares it with another checkout of the project instead, in some three minutes.
 """
 
 import json
@@ -11,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import time
+from argparse import ArgumentParser
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass
@@ -251,20 +254,23 @@ def draw(pages: dict[str, list[dict[str, float]]]) -> str:
     )
 
 
-def databases(folder: Path, server_url: str) -> Iterator[tuple[str, list[str]]]:
-    """Yield each kind of database with the URLs of one for each size, filled."""
+def databases(
+    folder: Path, server_url: str, wanted: list[tuple[Path, int]]
+) -> Iterator[tuple[str, list[str]]]:
+    """Yield each kind of database with URLs: for each project, one with so many tasks."""
     engine = connect(server_url).execution_options(isolation_level="AUTOCOMMIT")
+    names = [f"tasks_{position}" for position in range(len(wanted))]
     with engine.connect() as connection:
-        for size in SIZES:
-            connection.execute(text(f"CREATE DATABASE tasks_{size}"))
+        for name in names:
+            connection.execute(text(f"CREATE DATABASE {name}"))
     url = make_url(server_url).set(drivername="postgresql+psycopg2")
     for kind, urls in (
-        ("PostgreSQL", [url.set(database=f"tasks_{size}") for size in SIZES]),
-        ("SQLite", [make_url(f"sqlite:///{folder}/tasks_{size}.db") for size in SIZES]),
+        ("PostgreSQL", [url.set(database=name) for name in names]),
+        ("SQLite", [make_url(f"sqlite:///{folder}/{name}.db") for name in names]),
     ):
         filled = [url.render_as_string(hide_password=False) for url in urls]
-        for size, database_url in zip(SIZES, filled, strict=True):
-            alembic(database_url, "upgrade", "head")
+        for (project, size), database_url in zip(wanted, filled, strict=True):
+            alembic(database_url, "upgrade", "head", project=project)
             fill(connect(database_url), size)
         yield kind, filled
 
@@ -277,11 +283,29 @@ def print_table(head: str, lines: list[list[str]]) -> None:
     print()
 
 
-def main() -> None:
-    """Measure everything, and print and draw it."""
-    if not shutil.which("wrk"):
-        sys.exit("wrk is missing: install it by `apt install wrk`")
-    os.sched_setaffinity(0, {1})  # what starts from here inherits it
+def compare_checkouts(folder: Path, server_url: str, other: Path) -> None:
+    """Print how fast the API is, and in brackets that of another checkout of the project."""
+    lines = []
+    wanted = [(ROOT, 100_000), (other, 100_000)]
+    for database, (our_url, other_url) in databases(folder, server_url, wanted):
+        with (
+            serve(folder, our_url) as api,
+            serve(folder, other_url, other / "main.py") as other_api,
+        ):
+            lines += [
+                [
+                    database,
+                    call,
+                    *both_and_ratio(ours.per_second, others.per_second),
+                    *both_and_ratio(ours.cpu, others.cpu),
+                ]
+                for call, ours, others in compare(api, other_api)
+            ]
+    print_table("database | call | requests/s | ratio | CPU, µs | ratio", lines)
+
+
+def measure_everything(folder: Path, server_url: str) -> None:
+    """Print the tables, and draw the chart."""
     packages = ("fastapi", "sqlmodel", "sqlalchemy", "pydantic", "uvicorn", "psycopg2-binary")
     print(f"{datetime.now(UTC):%Y-%m-%d}, {psutil.cpu_count()} cores, Python {python_version()},")
     print(", ".join(f"{package} {version(package)}" for package in packages))
@@ -290,20 +314,18 @@ def main() -> None:
     workers: list[list[str]] = []
     growth: list[list[str]] = []
     rest: list[list[str]] = []
-    with TemporaryDirectory() as name, run_postgresql() as postgresql:
-        folder = Path(name)
-        for database, urls in databases(folder, postgresql.get_uri()):
-            pages[database] = [
-                read_pages(folder, url, size) for url, size in zip(urls, SIZES, strict=True)
-            ]
-            for page in pages[database][0]:
-                p50 = [size[page] for size in pages[database]]
-                figures = [f"{figure:.2f}" for figure in (*p50, p50[-1] / p50[0])]
-                growth.append([database, page, *figures])
-            calls += [[database, *line] for line in compare_with_textbook(folder, urls[-1])]
-            if database == "PostgreSQL":
-                workers += compare_workers(folder, urls[-1])
-            rest.append([database, *measure_rest(folder, urls[-1])])
+    for database, urls in databases(folder, server_url, [(ROOT, size) for size in SIZES]):
+        pages[database] = [
+            read_pages(folder, url, size) for url, size in zip(urls, SIZES, strict=True)
+        ]
+        for page in pages[database][0]:
+            p50 = [size[page] for size in pages[database]]
+            figures = [f"{figure:.2f}" for figure in (*p50, p50[-1] / p50[0])]
+            growth.append([database, page, *figures])
+        calls += [[database, *line] for line in compare_with_textbook(folder, urls[-1])]
+        if database == "PostgreSQL":
+            workers += compare_workers(folder, urls[-1])
+        rest.append([database, *measure_rest(folder, urls[-1])])
     print_table(
         "database | call | requests/s | ratio | p50, ms | p99, ms | CPU, µs | round trips", calls
     )
@@ -311,6 +333,23 @@ def main() -> None:
     print_table("database | call | 1,000 | 100,000 | 1,000,000 | ratio", growth)
     print_table("database | tasks/s in bulk | start, s | memory, MiB | later, MiB", rest)
     (ROOT / "docs/performance.svg").write_text(draw(pages))
+
+
+def main() -> None:
+    """Measure what the command line asks for."""
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--beside", type=Path, metavar="DIR", help="another checkout to compare with"
+    )
+    other = parser.parse_args().beside
+    if not shutil.which("wrk"):
+        sys.exit("wrk is missing: install it by `apt install wrk`")
+    os.sched_setaffinity(0, {1})  # what starts from here inherits it
+    with TemporaryDirectory() as folder, run_postgresql() as postgresql:
+        if other:
+            compare_checkouts(Path(folder), postgresql.get_uri(), other.resolve())
+        else:
+            measure_everything(Path(folder), postgresql.get_uri())
 
 
 if __name__ == "__main__":

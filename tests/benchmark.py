@@ -1,6 +1,6 @@
 """How fast the API is: against a textbook's way to write it, and as the tasks grow in number.
 
-It takes some ten minutes on Linux, prints the tables of `docs/performance.md`, and draws its chart.
+On Linux, it prints the tables of `docs/performance.md` and draws its chart in a quarter of an hour.
 Each process is held on one core: the API on the first; wrk and PostgreSQL on the second. Where the
 API has two workers, they may use both cores.
 

@@ -1,7 +1,6 @@
 """The settings, read from the environment and from the file `.env`."""
 
 import sys
-from functools import lru_cache
 
 from psycopg2 import ProgrammingError
 from psycopg2.extensions import make_dsn
@@ -14,10 +13,10 @@ from pydantic import (
     field_validator,
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
-from sqlalchemy import make_url
+from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
-# What the database URLs of hosting providers begin with, and the driver that serves each.
+# What the database URLs of hosting providers begin with, and the driver for each.
 DRIVERS = {
     "sqlite": "sqlite",
     "postgres": "postgresql+psycopg2",
@@ -29,73 +28,83 @@ DRIVERS = {
 MIN_SECRET_LENGTH = 32
 
 
+def require_known_options(url: URL) -> None:
+    """Refuse a URL that psycopg2 cannot turn into the parameters of a connection."""
+    try:
+        _, options = url.get_dialect()().create_connect_args(url)
+        make_dsn(**options)
+    except ArgumentError:
+        raise ValueError("has hosts and ports that do not match") from None
+    except ProgrammingError:
+        raise ValueError("has an option that PostgreSQL does not know") from None
+
+
 class Settings(BaseSettings):
     """What a deployment may set, each by the environment variable of the same name."""
 
     model_config = SettingsConfigDict(env_file=".env", extra="ignore")
 
     database_url: SecretStr = SecretStr("sqlite:///tasks.db")
-    # Connections that a process keeps open, and how many more it opens under load.
-    database_pool_size: PositiveInt = 10
-    database_max_overflow: NonNegativeInt = 20
+    # Connections that each process keeps open, and how many more it opens for a single use.
+    database_pool_size: PositiveInt = 20
+    database_max_overflow: NonNegativeInt = 0
     # Seconds to wait for a free connection or, on SQLite, for the end of another write.
     database_pool_timeout: PositiveInt = 30
     # Seconds after which a connection is replaced by a new one.
     database_pool_recycle: PositiveInt = 3600
-    # Seconds to wait for PostgreSQL to answer a new connection.
+    # Seconds to wait for PostgreSQL to accept a new connection.
     database_connect_timeout: int = Field(default=5, ge=1, le=5)
-    # Seconds after which PostgreSQL ends a statement, or a transaction in which nothing is done.
-    # 0 is never; PostgreSQL takes no more than the largest.
+    # Seconds after which PostgreSQL ends a statement, or a transaction in which nothing happens.
+    # 0 is never; PostgreSQL takes no more than the maximum.
     database_statement_timeout: int = Field(default=30, ge=0, le=2_147_483)
     database_idle_transaction_timeout: int = Field(default=30, ge=0, le=2_147_483)
-    # Whether the start brings the database to the newest version of the schema.
+    # Whether the start upgrades the schema of the database to the newest version.
     migrate_at_start: bool = True
-    # What signs the tokens of the members; without it, the API is open to everyone.
+    # The key that signs tokens. Without it, the API is open to everyone.
     secret_key: SecretStr | None = None
-    # Minutes for which a token is good.
+    # Minutes until a token expires.
     token_lifetime: int = Field(default=60, ge=1, le=366 * 24 * 60)
 
     @field_validator("database_url")
     @classmethod
-    def name_the_driver(cls, database_url: SecretStr) -> SecretStr:
-        """Return the URL with the driver that serves it; refuse what nothing here can serve."""
+    def add_driver(cls, database_url: SecretStr) -> SecretStr:
+        """Return the URL with its driver; refuse a URL that cannot work."""
         try:
             url = make_url(database_url.get_secret_value())
         except (ArgumentError, ValueError):
             raise ValueError("is not the URL of a database") from None
         if url.drivername not in DRIVERS:
             raise ValueError("must begin with sqlite:///, postgres:// or postgresql://")
+        url = url.set(drivername=DRIVERS[url.drivername])
         if url.drivername == "sqlite":
             if url.host or url.database in (None, "", ":memory:"):
                 raise ValueError("must name a file, as in sqlite:///tasks.db")
         elif database_url.get_secret_value().count("@") > 1:
-            # What follows the first @ would be taken for the host, and its name is no secret.
+            # What follows the first @ would be taken for the host, and errors name the host.
             raise ValueError("must have %40 for each @ in the user's name or password")
         else:
-            try:
-                make_dsn(None, **url.query)
-            except ProgrammingError:
-                raise ValueError("has an option that PostgreSQL does not know") from None
-        driver = DRIVERS[url.drivername]
-        return SecretStr(url.set(drivername=driver).render_as_string(hide_password=False))
+            require_known_options(url)
+        return SecretStr(url.render_as_string(hide_password=False))
 
     @field_validator("secret_key")
     @classmethod
-    def require_long_secret(cls, secret_key: SecretStr | None) -> SecretStr | None:
-        """Refuse a short secret, and one that was set but is empty: the API would be open."""
+    def require_long_key(cls, secret_key: SecretStr | None) -> SecretStr | None:
+        """Refuse a short key, and an empty one: the API would be open."""
         if secret_key is not None and len(secret_key.get_secret_value()) < MIN_SECRET_LENGTH:
             raise ValueError(f"must have {MIN_SECRET_LENGTH} characters or more")
         return secret_key
 
 
-@lru_cache
-def get_settings() -> Settings:
+def read_settings() -> Settings:
     """Return the settings, or end the process with one sentence for each that is wrong."""
     try:
         return Settings()
     except ValidationError as error:
-        for wrong in error.errors():
-            message = wrong["msg"].removeprefix("Value error, ")
-            sys.stderr.write(f"{str(wrong['loc'][0]).upper()} {message}\n")
+        for problem in error.errors():
+            message = problem["msg"].removeprefix("Value error, ")
+            sys.stderr.write(f"{str(problem['loc'][0]).upper()} {message}\n")
         # The exit code by which uvicorn's parent process knows not to try again.
         sys.exit(3)
+
+
+settings = read_settings()

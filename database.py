@@ -1,10 +1,11 @@
 """The database: its engines, the session of a request, and the schema."""
 
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 import psycopg2
 from alembic import command
@@ -14,15 +15,15 @@ from alembic.script import ScriptDirectory
 from anyio import CapacityLimiter, Semaphore, WouldBlock, move_on_after, to_thread
 from fastapi import Depends, Request
 from fastapi.concurrency import run_in_threadpool
-from sqlalchemy import ColumnClause, Connection, column, event, inspect, make_url, values
-from sqlalchemy.exc import DisconnectionError, OperationalError
+from sqlalchemy import Connection, event, make_url
+from sqlalchemy.engine import ExceptionContext
+from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sqlmodel import Session, SQLModel, cast, create_engine, null, update
+from sqlmodel import Session, SQLModel, create_engine
 from sqlmodel.sql.expression import SelectOfScalar
 
-from config import get_settings
+from config import settings
 
-settings = get_settings()
 url = make_url(settings.database_url.get_secret_value())
 is_sqlite = url.get_backend_name() == "sqlite"
 
@@ -31,29 +32,29 @@ class PostgresqlConnection(psycopg2.extensions.connection):
     """A connection that leaves AUTOCOMMIT without a statement: psycopg2's took 100 of 600 µs."""
 
     def set_isolation_level(self, level: int | str | None) -> None:
-        """Be in AUTOCOMMIT or not; this program needs no other level than the server's own."""
+        """Turn AUTOCOMMIT on or off; this program needs no other level than the server's own."""
         self.autocommit = level == psycopg2.extensions.ISOLATION_LEVEL_AUTOCOMMIT
 
 
 SQLITE_OPTIONS = {"timeout": settings.database_pool_timeout}
-# The URL's own options come behind the limits, so that they may be others.
+# The options of the URL come after the limits, so that they can replace them.
 SERVER_OPTIONS = (
     f"-c statement_timeout={settings.database_statement_timeout}s",
     f"-c idle_in_transaction_session_timeout={settings.database_idle_transaction_timeout}s",
     str(url.query.get("options", "")),
-    # Moments are shown in the zone in which they are read; and in another than this, psycopg2
+    # Datetimes come back in this zone, as they are sent to clients; and in another zone psycopg2
     # cannot read the first and the last day of the calendar.
     "-c timezone=UTC",
 )
 POSTGRESQL_OPTIONS = {
     "connection_factory": PostgresqlConnection,
     "connect_timeout": settings.database_connect_timeout,
-    # The same patience, here in milliseconds, with a host that no longer confirms what it gets.
+    # The same time, here in milliseconds, for a host that no longer confirms what it receives.
     "tcp_user_timeout": settings.database_connect_timeout * 1000,
     "options": " ".join(SERVER_OPTIONS),
 }
 
-# The engine for writes: what a session does until it commits is one transaction.
+# The engine for writes: all that a session does until it commits is one transaction.
 engine = create_engine(
     url,
     connect_args=SQLITE_OPTIONS if is_sqlite else POSTGRESQL_OPTIONS,
@@ -62,8 +63,10 @@ engine = create_engine(
     max_overflow=settings.database_max_overflow,
     pool_timeout=settings.database_pool_timeout,
     pool_recycle=settings.database_pool_recycle,
+    # Many rows of a bulk UPDATE in one round trip; SQLite has none.
+    **({} if is_sqlite else {"executemany_mode": "values_plus_batch"}),
 )
-# The engine for reads, on the same connections: each statement stands alone.
+# The engine for reads, with the same connections: each statement is its own transaction.
 reading_engine = create_engine(
     url, pool=engine.pool, hide_parameters=True, execution_options={"isolation_level": "AUTOCOMMIT"}
 )
@@ -74,14 +77,14 @@ def prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA foreign_keys = ON")
-    # Its own lower(), by which texts are compared in any case, knows only the letters A to Z.
+    # Its own lower(), by which text is compared ignoring case, knows only the letters A to Z.
     connection.create_function("lower", 1, lambda text: text and text.lower(), deterministic=True)
 
 
 def begin_sqlite(connection: Connection) -> None:
-    """Wait for the other writers at the begin of a transaction.
+    """Wait for other writers at the start of a transaction.
 
-    One that first read and then writes could not wait: its read may be out of date by then, so
+    A transaction that reads first and then writes could not wait: its read may be out of date, so
     SQLite would refuse the write at once (https://www.sqlite.org/rescode.html#busy_snapshot).
     """
     connection.exec_driver_sql("BEGIN IMMEDIATE")
@@ -90,13 +93,22 @@ def begin_sqlite(connection: Connection) -> None:
 def replace_lost(connection: psycopg2.extensions.connection, *_: object) -> None:
     """Let the pool replace a connection that PostgreSQL has closed.
 
-    This looks at what was received; `pool_pre_ping` would send a statement and wait.
+    This reads what was received; `pool_pre_ping` would send a statement and wait.
     """
     try:
-        connection.poll()  # reads the last words of the server,
+        connection.poll()  # reads the last message of the server,
         connection.poll()  # and this its end
     except (psycopg2.OperationalError, psycopg2.InterfaceError):
         raise DisconnectionError from None
+
+
+def leave_read_only(context: ExceptionContext) -> None:
+    """Let the pool replace all its connections to a server that has become read-only.
+
+    After a failover, the new connections lead to the server that has not.
+    """
+    if isinstance(context.original_exception, psycopg2.errors.ReadOnlySqlTransaction):
+        context.is_disconnect = True
 
 
 if is_sqlite:
@@ -104,128 +116,127 @@ if is_sqlite:
     event.listen(engine, "begin", begin_sqlite)
 else:
     event.listen(engine, "checkout", replace_lost)
+    event.listen(engine, "handle_error", leave_read_only)
 
 
-# As many as there are connections.
-PLACES = settings.database_pool_size + settings.database_max_overflow
-places = Semaphore(PLACES)
+# A slot is the right to one connection. Requests that waited for a connection in a thread could
+# leave no thread to those that have one. `Depends(max_concurrency=…)` waits without a limit.
+slots = (Semaphore(settings.database_pool_size + settings.database_max_overflow),)
+# SQLite has one writer at a time. The others wait here in a queue, and not in SQLite, which sleeps
+# and tries again: the slowest of a hundred creates took ten times as long.
+writer_slots = (Semaphore(1), *slots) if is_sqlite else slots
 
 
-async def take_place() -> None:
-    """Take the place of a session; raise PoolTimeoutError when none becomes free in time.
-
-    Requests that waited for a connection in a thread could leave no thread to those that have
-    one and would free it. `Depends(max_concurrency=…)` waits so too, but without a limit.
-    """
+@asynccontextmanager
+async def hold(semaphores: tuple[Semaphore, ...]) -> AsyncIterator[None]:
+    """Hold a slot of each semaphore; raise PoolTimeoutError if one does not get free in time."""
+    held = []
     try:
-        places.acquire_nowait()
-    except WouldBlock:
-        with move_on_after(settings.database_pool_timeout) as waiting:
-            await places.acquire()
-        if waiting.cancelled_caught:
-            raise PoolTimeoutError("no connection became free in time") from None
+        for semaphore in semaphores:
+            try:
+                semaphore.acquire_nowait()
+            except WouldBlock:
+                with move_on_after(settings.database_pool_timeout) as waiting:
+                    await semaphore.acquire()
+                if waiting.cancelled_caught:
+                    raise PoolTimeoutError("no connection became free in time") from None
+            held.append(semaphore)
+        yield
+    finally:
+        for semaphore in held:
+            semaphore.release()
 
 
 async def get_session(request: Request) -> AsyncIterator[Session]:
-    """Yield the session of a request; in the end, what it did not commit is undone.
+    """Yield the session of a request, and roll back what the request did not commit.
 
-    `GET` only reads (RFC 9110, 9.2.1). Objects stay as they are after a commit, so that the
-    answer needs no further look at the database.
+    `GET` only reads (RFC 9110, 9.2.1). Objects keep their values after a commit, so that a response
+    needs no further statement.
     """
     reads = request.method == "GET"
-    await take_place()
-    session = Session(reading_engine if reads else engine, expire_on_commit=False)
-    try:
-        yield session
-    finally:
+    async with hold(slots if reads else writer_slots):
+        session = Session(reading_engine if reads else engine, expire_on_commit=False)
         try:
-            # Without a transaction there is nothing to undo, and so no need for a thread. It is
-            # not one of the usual threads: all of them may wait for the locks that this frees.
-            if session.in_transaction() and not reads:
-                await to_thread.run_sync(session.close, limiter=CapacityLimiter(1))
-            else:
-                session.close()
+            yield session
         finally:
-            places.release()
+            if reads or not session.in_transaction():
+                session.close()  # without a rollback, so it does not need a thread
+            else:
+                # Not one of the usual threads: all may wait for the locks that this releases.
+                await to_thread.run_sync(session.close, limiter=CapacityLimiter(1))
 
 
-# A session ends before the answer is sent, so that a slow client holds no connection.
+# With this scope, a session ends before the response is sent: a slow client holds no connection.
 SessionDep = Annotated[Session, Depends(get_session, scope="function")]
 
 
-Row = TypeVar("Row", bound=SQLModel)
+Model = TypeVar("Model", bound=SQLModel)
 Result = TypeVar("Result")
 
 
-async def run_in_place(function: Callable[[], Result]) -> Result:
-    """Return what the function returns; it runs in a thread and may use a connection."""
-    await take_place()
-    try:
+async def run_in_slot(function: Callable[[], Result]) -> Result:
+    """Return what the function returns, which runs in a thread and may use one connection."""
+    async with hold(slots):
         return await run_in_threadpool(function)
-    finally:
-        places.release()
 
 
-async def read_one(statement: SelectOfScalar[Row]) -> Row | None:
-    """Return the only row of a statement, read before the session of the request begins.
+async def read_one(statement: SelectOfScalar[Model]) -> Model | None:
+    """Return the only object of a statement, read apart from the session of the request.
 
-    Its connection is free again when it returns, so that what follows may take long.
+    Its connection is free again afterwards, so that what follows may take long.
     """
 
-    def read() -> Row | None:
+    def read() -> Model | None:
         with Session(reading_engine) as session:
             return session.exec(statement).one_or_none()
 
-    return await run_in_place(read)
+    return await run_in_slot(read)
 
 
 def lock_table(session: Session, name: str) -> None:
-    """Let nobody else write to a table until the transaction ends; on SQLite, nobody can anyhow."""
+    """Let nobody else write to a table until the transaction ends; on SQLite nobody can anyway."""
     if not is_sqlite:
         session.connection().exec_driver_sql(f'LOCK TABLE "{name}" IN SHARE ROW EXCLUSIVE MODE')
 
 
-def update_together(session: Session, rows: Sequence[SQLModel]) -> None:
-    """Write the changed rows of one table by one statement; a commit would send one for each.
+def first_line(error: DBAPIError) -> str:
+    """Return what the database says is wrong; further lines of PostgreSQL repeat the values."""
+    return str(error.orig).partition("\n")[0]
 
-    They leave the session, as they are.
+
+def is_outage(error: DBAPIError) -> bool:
+    """Return whether the database is lost, locked, read-only or too slow: the statement is right.
+
+    See https://www.sqlite.org/rescode.html, and the classes 08, 40, 53, 55, 57 and 58 in
+    https://www.postgresql.org/docs/current/errcodes-appendix.html.
     """
-
-    def typed(value: object, to: ColumnClause[Any]) -> object:
-        # PostgreSQL would take a column of nothing but NULL for text.
-        return cast(null(), to.type) if value is None else value
-
-    changed = [row for row in rows if session.is_modified(row)]
-    if not changed:
-        return
-    table = inspect(type(changed[0])).local_table
-    names = {"id"}.union(*(set(table.c.keys()) - inspect(row).unmodified for row in changed))
-    columns = [column(name, table.c[name].type) for name in sorted(names)]
-    lines = [tuple(typed(getattr(row, to.name), to) for to in columns) for row in changed]
-    new = values(*columns, name="new").data(lines).cte()
-    for row in changed:
-        session.expunge(row)
-    statement = update(table).where(table.c.id == new.c.id)
-    session.exec(statement.values({name: new.c[name] for name in names - {"id"}}))
+    original = error.orig
+    if isinstance(original, sqlite3.OperationalError):
+        return original.sqlite_errorcode != sqlite3.SQLITE_ERROR
+    if isinstance(original, psycopg2.OperationalError):
+        return not str(original.pgcode).startswith("54")  # the statement is over a limit
+    return error.connection_invalidated
 
 
 alembic_config = Config(toml_file=Path(__file__).with_name("pyproject.toml"))
 
 
 def upgrade_schema() -> None:
-    """Bring the schema to the newest version.
+    """Upgrade the schema to the newest version; raise ConnectionError without a database.
 
     Of several processes one does it, and the others wait for the lock in `migrations/env.py`.
     """
     try:
         command.upgrade(alembic_config, "head")
-    except OperationalError as error:
-        raise ConnectionError(f"The schema cannot be upgraded: {error.orig}") from None
+    except DBAPIError as error:
+        if not is_outage(error):
+            raise
+        raise ConnectionError(f"The schema cannot be upgraded: {first_line(error)}") from None
 
 
 @lru_cache
 def newest_version() -> str | None:
-    """Return the newest version of the schema, the one that this code is for."""
+    """Return the newest version of the schema, which this code is for."""
     return ScriptDirectory.from_config(alembic_config).get_current_head()
 
 

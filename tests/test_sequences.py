@@ -15,7 +15,7 @@ from hypothesis.configuration import set_hypothesis_home_dir
 from hypothesis.stateful import initialize, invariant, precondition, rule
 from sqlalchemy import Engine, text
 
-from models import TaskSort
+from queries import TaskSort
 
 Row = dict[str, Any]  # a task, a user or a transfer, as clients see it
 Answer = httpx2.Response

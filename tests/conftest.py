@@ -79,7 +79,7 @@ def client(server: ApiServer, engine: Engine) -> Iterator[httpx2.Client]:
     with engine.begin() as connection:
         for table in ("transfer", "task", '"user"'):
             connection.execute(text(f"DELETE FROM {table}"))  # noqa: S608
-    with httpx2.Client(base_url=server.url) as client:
+    with server.client() as client:
         yield client
 
 
@@ -90,7 +90,7 @@ def team_server(
     """A server where one must sign in, and where Ada and Bob may."""
     folder = tmp_path_factory.mktemp("team")
     with ApiServer(folder, new_database(), "--workers", "2", SECRET_KEY=SECRET_KEY) as server:
-        with httpx2.Client(base_url=server.url) as client:
+        with server.client() as client:
             create_user(client, "ada")
         with sign_in(server, "ada") as ada:
             create_user(ada, "bob")
@@ -115,19 +115,30 @@ def team(team_server: ApiServer, team_engine: Engine) -> ApiServer:
 @pytest.fixture
 def stranger(team: ApiServer) -> Iterator[httpx2.Client]:
     """A client who is not signed in."""
-    with httpx2.Client(base_url=team.url) as client:
+    with team.client() as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def tokens(team_server: ApiServer) -> dict[str, str]:
+    """What Ada and Bob send as `Authorization`, since to sign in for each test would take long."""
+
+    def token(username: str) -> str:
+        with sign_in(team_server, username) as client:
+            return client.headers["Authorization"]
+
+    return {username: token(username) for username in ("ada", "bob")}
+
+
+@pytest.fixture
+def ada(team: ApiServer, tokens: dict[str, str]) -> Iterator[httpx2.Client]:
+    with team.client(Authorization=tokens["ada"]) as client:
         yield client
 
 
 @pytest.fixture
-def ada(team: ApiServer) -> Iterator[httpx2.Client]:
-    with sign_in(team, "ada") as client:
-        yield client
-
-
-@pytest.fixture
-def bob(team: ApiServer) -> Iterator[httpx2.Client]:
-    with sign_in(team, "bob") as client:
+def bob(team: ApiServer, tokens: dict[str, str]) -> Iterator[httpx2.Client]:
+    with team.client(Authorization=tokens["bob"]) as client:
         yield client
 
 

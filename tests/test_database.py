@@ -13,9 +13,11 @@ from pathlib import Path
 import httpx2
 import pytest
 from calls import create
+from pydantic import SecretStr, ValidationError
 from servers import (
     ROOT,
     ApiServer,
+    alembic,
     connect,
     environment,
     listen_to_postgresql,
@@ -23,6 +25,8 @@ from servers import (
 )
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import IntegrityError
+
+from config import Settings
 
 NewDatabase = Callable[[], str]
 
@@ -50,12 +54,12 @@ def test_the_database_itself_refuses_what_no_task_may_be(
 
 
 def test_a_task_survives_a_killed_server(empty_database: str, tmp_path: Path) -> None:
-    with ApiServer(tmp_path, empty_database) as server:
-        task = httpx2.post(f"{server.url}/tasks", json={"title": "Write the report"}).json()
+    with ApiServer(tmp_path, empty_database) as server, server.client() as client:
+        task = create(client)
         server.process.send_signal(signal.SIGKILL)
 
-    with ApiServer(tmp_path, empty_database) as server:
-        assert httpx2.get(f"{server.url}/tasks").json() == [task]
+    with ApiServer(tmp_path, empty_database) as server, server.client() as client:
+        assert client.get("/tasks").json() == [task]
 
 
 def ask(folder: Path, question: str, database_url: str, **settings: str) -> list[str]:
@@ -112,7 +116,7 @@ def test_the_time_zone_of_a_postgresql_server_changes_nothing(
         name = connection.execute(text("SELECT current_database()")).scalar()
         connection.execute(text(f"ALTER DATABASE {name} SET timezone = 'Pacific/Kiritimati'"))
 
-    with ApiServer(tmp_path, url) as server, httpx2.Client(base_url=server.url) as client:
+    with ApiServer(tmp_path, url) as server, server.client() as client:
         task = create(client, due_at="9999-12-31T23:59:59Z")
         assert client.get("/tasks").json() == [task]
 
@@ -132,11 +136,12 @@ def test_more_requests_than_connections_are_all_answered(
 ) -> None:
     with (
         server_with_one_connection(tmp_path, empty_database) as server,
+        server.client() as client,
         ThreadPoolExecutor(80) as threads,
     ):
 
         def read(_: int) -> int:
-            return httpx2.get(f"{server.url}/tasks", timeout=60).status_code
+            return client.get("/tasks").status_code
 
         assert set(threads.map(read, range(160))) == {200}
 
@@ -145,23 +150,25 @@ def test_nobody_waits_longer_for_a_busy_connection_than_the_timeout_of_the_pool(
     new_postgresql_database: NewDatabase, tmp_path: Path
 ) -> None:
     url = new_postgresql_database()
-    with server_with_one_connection(tmp_path, url) as server, ThreadPoolExecutor(60) as threads:
+    with (
+        server_with_one_connection(tmp_path, url) as server,
+        server.client() as client,
+        ThreadPoolExecutor(60) as threads,
+    ):
         with connect(url).begin() as connection:
             connection.execute(text("LOCK TABLE task"))
-            blocked = threads.submit(httpx2.get, f"{server.url}/tasks", timeout=60)
+            blocked = threads.submit(client.get, "/tasks")
             waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
             while connection.execute(waiting).scalar() == 0:
                 time.sleep(0.05)
 
-            others = [
-                threads.submit(httpx2.get, url, timeout=60) for url in [f"{server.url}/tasks"] * 50
-            ]
-            assert_unavailable(httpx2.get(f"{server.url}/ready", timeout=60))
-            assert httpx2.get(f"{server.url}/health").status_code == 200
+            others = [threads.submit(client.get, "/tasks") for _ in range(50)]
+            assert_unavailable(client.get("/ready"))
+            assert client.get("/health").status_code == 200
             for other in others:
                 assert_unavailable(other.result())
         assert blocked.result().status_code == 200
-        assert httpx2.get(f"{server.url}/ready").status_code == 200
+        assert client.get("/ready").status_code == 200
 
 
 def test_a_failure_does_not_show_in_the_log_what_was_sent(
@@ -171,12 +178,12 @@ def test_a_failure_does_not_show_in_the_log_what_was_sent(
         "sqlite": "BEGIN SELECT RAISE(ABORT, 'refused'); END",
         "postgresql": "EXECUTE FUNCTION suppress_redundant_updates_trigger()",
     }
-    with ApiServer(tmp_path, empty_database) as server:
+    with ApiServer(tmp_path, empty_database) as server, server.client() as client:
         with connect(empty_database).begin() as connection:
             trigger = "CREATE TRIGGER fail BEFORE INSERT ON task FOR EACH ROW"
             connection.execute(text(f"{trigger} {fail[connection.dialect.name]}"))
 
-        answer = httpx2.post(f"{server.url}/tasks", json={"title": "my secret"})
+        answer = client.post("/tasks", json={"title": "my secret"})
 
         assert answer.status_code == 500
     log = server.log.read_text()
@@ -187,27 +194,26 @@ def test_a_failure_does_not_show_in_the_log_what_was_sent(
 def test_a_stopped_server_leaves_its_sqlite_database_in_one_file(tmp_path: Path) -> None:
     folder = tmp_path / "database"
     folder.mkdir()
-    with ApiServer(tmp_path, f"sqlite:///{folder}/tasks.db") as server:
-        httpx2.post(f"{server.url}/tasks", json={"title": "Write the report"}).raise_for_status()
+    url = f"sqlite:///{folder}/tasks.db"
+    with ApiServer(tmp_path, url) as server, server.client() as client:
+        create(client)
 
     assert [file.name for file in folder.iterdir()] == ["tasks.db"]
 
 
-def test_two_workers_write_at_once(empty_database: str, tmp_path: Path) -> None:
-    with ApiServer(tmp_path, empty_database, "--workers", "2") as server:
+def test_two_workers_write_at_once(server: ApiServer, client: httpx2.Client) -> None:
+    def write(number: int) -> list[int]:
+        with server.client() as writer:  # whose connection either worker may accept
+            path = f"/tasks/{create(writer, title=f'task {number}')['id']}"
+            return [
+                writer.patch(path, json={"priority": 3}).status_code,
+                writer.delete(path).status_code if number % 2 else 200,
+            ]
 
-        def write(number: int) -> list[int]:
-            with httpx2.Client(base_url=server.url, timeout=60) as client:
-                path = f"/tasks/{create(client, title=f'task {number}')['id']}"
-                return [
-                    client.patch(path, json={"priority": 3}).status_code,
-                    client.delete(path).status_code if number % 2 else 200,
-                ]
+    with ThreadPoolExecutor(20) as threads:
+        answers = list(threads.map(write, range(200)))
 
-        with ThreadPoolExecutor(20) as threads:
-            answers = list(threads.map(write, range(200)))
-
-        tasks = httpx2.get(f"{server.url}/tasks?sort=title").json()
+    tasks = client.get("/tasks?sort=title").json()
     assert answers == [[200, 200]] * 200
     assert [task["title"] for task in tasks] == sorted(f"task {n}" for n in range(0, 200, 2))
     assert {task["priority"] for task in tasks} == {3}
@@ -215,7 +221,7 @@ def test_two_workers_write_at_once(empty_database: str, tmp_path: Path) -> None:
 
 def test_an_absent_postgresql_is_answered_with_503_until_it_is_back(tmp_path: Path) -> None:
     with run_postgresql() as postgresql, ApiServer(tmp_path, postgresql.get_uri()) as server:
-        with httpx2.Client(base_url=server.url) as client:
+        with server.client() as client:
             task = create(client)
             path = f"/tasks/{task['id']}"
 
@@ -239,10 +245,14 @@ def test_lost_connections_are_noticed_before_they_are_used(
     new_postgresql_database: NewDatabase, tmp_path: Path
 ) -> None:
     url = new_postgresql_database()
-    with ApiServer(tmp_path, url) as server, ThreadPoolExecutor(20) as threads:
+    with (
+        ApiServer(tmp_path, url) as server,
+        server.client() as client,
+        ThreadPoolExecutor(20) as threads,
+    ):
 
         def read(_: int) -> int:
-            return httpx2.get(f"{server.url}/tasks").status_code
+            return client.get("/tasks").status_code
 
         assert set(threads.map(read, range(40))) == {200}
         with connect(url).connect() as connection:
@@ -263,7 +273,7 @@ def test_a_call_asks_postgresql_as_seldom_as_it_can(
     with (
         listen_to_postgresql(new_postgresql_database()) as (url, asked),
         ApiServer(tmp_path, url) as server,
-        httpx2.Client(base_url=server.url) as client,
+        server.client() as client,
     ):
         create(client)  # opens the connection
         asked.clear()
@@ -276,16 +286,29 @@ def test_a_call_asks_postgresql_as_seldom_as_it_can(
         assert [statement[5:11] for statement in asked] == [b"BEGIN\0", b"INSERT", b"COMMIT"]
 
 
-def test_a_postgresql_that_does_not_answer_is_given_up_after_five_seconds(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("settings", "seconds"),
+    [
+        ({"DATABASE_CONNECT_TIMEOUT": "2"}, 2),
+        pytest.param({}, 5, marks=pytest.mark.slow),
+    ],
+    ids=["two seconds", "five seconds by default"],
+)
+def test_a_postgresql_that_does_not_answer_is_given_up_in_time(
+    tmp_path: Path, settings: dict[str, str], seconds: int
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as mute:
         url = f"postgresql://user:secret@127.0.0.1:{mute.getsockname()[1]}/tasks"
-        with ApiServer(tmp_path, url, MIGRATE_AT_START="false") as server:
+        with (
+            ApiServer(tmp_path, url, app_dir=ROOT, MIGRATE_AT_START="false", **settings) as server,
+            server.client() as client,
+        ):
             started = time.monotonic()
-            answer = httpx2.get(f"{server.url}/tasks", timeout=20)
+            answer = client.get("/tasks")
             waited = time.monotonic() - started
 
             assert_unavailable(answer)
-            assert waited < 6
+            assert waited < seconds + 1
             assert "secret" not in server.log.read_text() + answer.text
 
 
@@ -293,7 +316,7 @@ def test_a_locked_sqlite_is_read_but_not_written_until_it_is_free(tmp_path: Path
     url = f"sqlite:///{tmp_path}/tasks.db"
     with (
         ApiServer(tmp_path, url, DATABASE_POOL_TIMEOUT="1") as server,
-        httpx2.Client(base_url=server.url) as client,
+        server.client() as client,
     ):
         other = sqlite3.connect(tmp_path / "tasks.db", isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
@@ -305,26 +328,30 @@ def test_a_locked_sqlite_is_read_but_not_written_until_it_is_free(tmp_path: Path
         assert create(client)
 
 
-def test_a_server_is_ready_once_the_schema_is_current(empty_database: str, tmp_path: Path) -> None:
-    with ApiServer(tmp_path, empty_database, MIGRATE_AT_START="false") as server:
-        answer = httpx2.get(f"{server.url}/ready")
-
+def test_a_server_is_ready_while_the_schema_is_current(empty_database: str, tmp_path: Path) -> None:
+    with (
+        ApiServer(tmp_path, empty_database, MIGRATE_AT_START="false") as server,
+        server.client() as client,
+    ):
+        assert_unavailable(client.get("/tasks"))
+        assert_unavailable(client.post("/tasks", json={"title": "Write the report"}))
+        answer = client.get("/ready")
         assert_unavailable(answer)
         assert "alembic upgrade head" in answer.json()["detail"]
-        assert httpx2.get(f"{server.url}/health").json() == {"status": "ok"}
+        assert client.get("/health").json() == {"status": "ok"}
 
-    with ApiServer(tmp_path, empty_database) as server:
-        assert httpx2.get(f"{server.url}/ready").json() == {"status": "ready"}
+        alembic(empty_database, "upgrade", "head")
+        assert client.get("/ready").json() == {"status": "ready"}
 
         with connect(empty_database).begin() as connection:
             connection.execute(text("UPDATE alembic_version SET version_num = '0000'"))
-        assert_unavailable(httpx2.get(f"{server.url}/ready"))
+        assert_unavailable(client.get("/ready"))
 
 
-def test_an_old_schema_is_answered_with_503(empty_database: str, tmp_path: Path) -> None:
-    with ApiServer(tmp_path, empty_database, MIGRATE_AT_START="false") as server:
-        assert_unavailable(httpx2.get(f"{server.url}/tasks"))
-        assert_unavailable(httpx2.post(f"{server.url}/tasks", json={"title": "x"}))
+def test_a_server_is_ready_once_it_has_brought_the_schema_to_the_newest_version(
+    client: httpx2.Client,
+) -> None:
+    assert client.get("/ready").json() == {"status": "ready"}
 
 
 @pytest.mark.parametrize(
@@ -339,13 +366,14 @@ def test_a_start_without_a_database_ends_with_the_reason(tmp_path: Path, url: st
     assert "secret" not in output
 
 
+@pytest.mark.slow
 def test_workers_that_start_together_share_the_migration(
     empty_database: str, tmp_path: Path
 ) -> None:
     servers = [ApiServer(tmp_path, empty_database) for _ in range(6)]
     for server in servers:
-        with server:
-            assert httpx2.get(f"{server.url}/ready").status_code == 200
+        with server, server.client() as client:
+            assert client.get("/ready").status_code == 200
 
 
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg2"])
@@ -353,8 +381,22 @@ def test_a_postgresql_url_is_accepted_as_providers_write_it(
     new_postgresql_database: NewDatabase, tmp_path: Path, scheme: str
 ) -> None:
     url = new_postgresql_database().split("://")[1]
-    with ApiServer(tmp_path, f"{scheme}://{url}") as server:
-        assert httpx2.get(f"{server.url}/ready").status_code == 200
+    question = "connection.exec_driver_sql('SELECT 42').scalar()"
+
+    assert ask(tmp_path, question, f"{scheme}://{url}") == ["42"]
+
+
+def assert_refused(name: str, value: str, sentence: str) -> None:
+    """Check that the setting is refused by the sentence, and that this does not repeat a secret."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv(name, value)
+        with pytest.raises(ValidationError) as refusal:
+            Settings(_env_file=None)
+    [problem] = refusal.value.errors()
+    assert problem["loc"] == (name.lower(),)
+    message = problem["msg"].removeprefix("Value error, ")
+    assert f"{name} {message}" == sentence
+    assert "secret" not in message
 
 
 @pytest.mark.parametrize(
@@ -383,48 +425,75 @@ def test_a_postgresql_url_is_accepted_as_providers_write_it(
         ("sqlite:///:memory:", "DATABASE_URL must name a file, as in sqlite:///tasks.db"),
     ],
 )
+def test_a_wrong_database_url_is_refused_by_a_sentence(url: str, sentence: str) -> None:
+    assert_refused("DATABASE_URL", url, sentence)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "problem"),
+    [
+        ("DATABASE_POOL_SIZE", "0", "Input should be greater than 0"),
+        ("DATABASE_MAX_OVERFLOW", "-1", "Input should be greater than or equal to 0"),
+        (
+            "DATABASE_POOL_TIMEOUT",
+            "soon",
+            "Input should be a valid integer, unable to parse string as an integer",
+        ),
+        ("DATABASE_CONNECT_TIMEOUT", "6", "Input should be less than or equal to 5"),
+        (
+            "MIGRATE_AT_START",
+            "perhaps",
+            "Input should be a valid boolean, unable to interpret input",
+        ),
+    ],
+)
+def test_a_setting_out_of_range_is_refused_by_its_name(name: str, value: str, problem: str) -> None:
+    assert_refused(name, value, f"{name} {problem}")
+
+
+@pytest.mark.parametrize("secret", ["", "x" * 31])
+def test_a_short_secret_is_refused_by_a_sentence(secret: str) -> None:
+    assert_refused("SECRET_KEY", secret, "SECRET_KEY must have 32 characters or more")
+
+
+def test_a_secret_of_32_characters_is_enough() -> None:
+    assert Settings(_env_file=None, secret_key="x" * 32).secret_key == SecretStr("x" * 32)
+
+
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_a_wrong_database_url_ends_the_start_with_a_sentence(
-    tmp_path: Path, url: str, sentence: str, workers: str
+def test_wrong_settings_end_the_start_with_a_sentence_for_each(
+    tmp_path: Path, workers: str
 ) -> None:
-    server = ApiServer(tmp_path, url, "--workers", workers)
+    url = "mysql://user:secret@host/tasks"
+    server = ApiServer(
+        tmp_path, url, "--workers", workers, DATABASE_POOL_SIZE="0", SECRET_KEY="x" * 31
+    )
 
     status = server.process.wait(timeout=30)
 
     output = server.log.read_text()
-    assert sentence in output.splitlines()
+    lines = output.splitlines()
+    sentences = [
+        "DATABASE_URL must begin with sqlite:///, postgres:// or postgresql://",
+        "DATABASE_POOL_SIZE Input should be greater than 0",
+        "SECRET_KEY must have 32 characters or more",
+    ]
+    assert lines == sentences or workers == "2"
+    assert set(lines) >= set(sentences)
     assert "secret" not in output
+    assert "x" * 31 not in output
     assert "Traceback" not in output
     assert (status == 0) is (workers == "2")
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("DATABASE_POOL_SIZE", "0"),
-        ("DATABASE_MAX_OVERFLOW", "-1"),
-        ("DATABASE_POOL_TIMEOUT", "soon"),
-        ("DATABASE_CONNECT_TIMEOUT", "6"),
-        ("MIGRATE_AT_START", "perhaps"),
-    ],
-)
-def test_a_setting_out_of_range_ends_the_start_with_its_name(
-    tmp_path: Path, name: str, value: str
-) -> None:
-    server = ApiServer(tmp_path, "", app_dir=ROOT, **{name: value})
-
-    assert server.process.wait(timeout=30) != 0
-    assert f"{name} Input should be" in server.log.read_text()
-
-
 def test_without_settings_the_tasks_are_kept_in_a_file(tmp_path: Path) -> None:
-    with ApiServer(tmp_path) as server:
-        assert httpx2.get(f"{server.url}/ready").status_code == 200
+    with ApiServer(tmp_path) as server, server.client() as client:
+        assert client.get("/ready").status_code == 200
     assert (tmp_path / "tasks.db").exists()
 
 
 def test_the_settings_are_read_from_a_file(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text(f"DATABASE_URL=sqlite:///{tmp_path}/from-file.db\n")
-    with ApiServer(tmp_path) as server:
-        assert httpx2.get(f"{server.url}/ready").status_code == 200
+    with ApiServer(tmp_path) as server, server.client() as client:
+        assert client.get("/ready").status_code == 200
     assert (tmp_path / "from-file.db").exists()

@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from calls import Task, create
+from calls import Task, create, create_many
 from sqlalchemy import Engine, text
 
 Query = str | int | list[str]
@@ -50,16 +50,18 @@ def tasks(client: httpx2.Client) -> list[Task]:
     """Thirty tasks with equal and missing values, whose ids are in no other order than theirs."""
     due_at = ["2027-01-01T00:00:00Z", None, "2020-01-01T00:00:00Z", None, "2027-01-01T00:00:00Z"]
     statuses = ["pending", "completed", "in_progress"]
-    return [
-        create(
-            client,
-            title=f"task {number * 7 % 10}",
-            status=statuses[number % 3],
-            priority=number * 5 % 4,
-            due_at=due_at[number % 5],
-        )
-        for number in range(30)
-    ]
+    return create_many(
+        client,
+        [
+            {
+                "title": f"task {number * 7 % 10}",
+                "status": statuses[number % 3],
+                "priority": number * 5 % 4,
+                "due_at": due_at[number % 5],
+            }
+            for number in range(30)
+        ],
+    )
 
 
 @pytest.mark.parametrize(
@@ -201,7 +203,7 @@ def test_an_offset_skips_tasks(client: httpx2.Client, tasks: list[Task], sort: s
 
 
 def test_a_page_shows_one_moment(client: httpx2.Client) -> None:
-    tasks = [create(client, title=f"task {number}") for number in range(20)]
+    tasks = create_many(client, [{"title": f"task {number}"} for number in range(20)])
     due_at = [None, "2027-01-01T00:00:00Z"]
 
     def move(number: int) -> None:
@@ -259,8 +261,7 @@ def test_the_last_page_links_to_no_other(client: httpx2.Client) -> None:
 
 
 def test_a_page_has_a_hundred_tasks_unless_asked_otherwise(client: httpx2.Client) -> None:
-    for _ in range(101):
-        create(client)
+    create_many(client, [{"title": "Write the report"}] * 101)
 
     assert [len(page) for page in follow(client, "/tasks")] == [100, 1]
 

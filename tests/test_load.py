@@ -1,6 +1,6 @@
 """What an operator may rely on under load and faults: everyone is answered, and nothing is lost.
 
-They run by `-m load`, and print what they measure with `-s`.
+They run by `-m slow`, and print what they measure with `-s`.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from calls import create
 from servers import ROOT, ApiServer, connect, environment, run_postgresql
 from sqlalchemy import make_url, text
 
-pytestmark = pytest.mark.load
+pytestmark = pytest.mark.slow
 BULK = 20
 # What lets nobody else write.
 LOCK = {"sqlite": "BEGIN IMMEDIATE", "postgresql": "LOCK TABLE task"}
@@ -137,7 +137,7 @@ def report(load: Load) -> None:
 
 
 def first_task(server: ApiServer) -> None:
-    with httpx2.Client(base_url=server.url) as client:
+    with server.client() as client:
         create(client, title="first")
 
 
@@ -179,7 +179,7 @@ def test_slow_clients_do_not_slow_the_others(
     empty_database: str, tmp_path: Path, slow: Callable[[int], Awaitable[None]]
 ) -> None:
     with ApiServer(tmp_path, empty_database, DATABASE_POOL_TIMEOUT="1") as server:
-        with httpx2.Client(base_url=server.url) as client:
+        with server.client() as client:
             for _ in range(100):
                 create(client, title="first", description="x" * 10_000)
         before, during = Load(server), Load(server)
@@ -216,12 +216,12 @@ def test_while_all_connections_are_blocked_the_process_still_answers(
         ) as server,
         ThreadPoolExecutor(20) as threads,
         connect(empty_database).connect() as connection,
-        httpx2.Client(base_url=server.url, timeout=30) as client,
+        server.client() as client,
     ):
 
         def write(number: int) -> httpx2.Response:
             body = {"title": f"task {number}"}
-            return httpx2.post(f"{server.url}/tasks", json=body, timeout=30)
+            return client.post("/tasks", json=body)
 
         connection.exec_driver_sql(LOCK[connection.dialect.name])
         blocked = [threads.submit(write, number) for number in range(20)]
@@ -261,13 +261,13 @@ def test_more_refused_writes_than_threads_are_all_answered(
             DATABASE_STATEMENT_TIMEOUT="5",
         ) as server,
         ThreadPoolExecutor(60) as threads,
+        server.client() as client,
     ):
         first_task(server)
 
         def change(number: int) -> int:
             headers, body = {"If-Match": '"0"'}, {"title": f"task {number}"}
-            url = f"{server.url}/tasks/1"
-            return httpx2.patch(url, json=body, headers=headers, timeout=30).status_code
+            return client.patch("/tasks/1", json=body, headers=headers).status_code
 
         assert set(threads.map(change, range(120))) == {412}
 
@@ -379,8 +379,8 @@ def test_a_stop_finishes_what_is_under_way(
     report(load)
     assert set(load.statuses) <= {0, 200, 201}
     assert_nothing_is_lost(load, empty_database)
-    with pytest.raises(httpx2.ConnectError):
-        httpx2.get(server.url)
+    with server.client() as client, pytest.raises(httpx2.ConnectError):
+        client.get("/")
 
 
 def test_a_stop_does_not_wait_longer_than_it_is_told_to(
@@ -414,7 +414,7 @@ def test_a_client_that_goes_away_leaves_nothing_behind(
             with socket.create_connection(("127.0.0.1", port)) as client:
                 # Some go in the middle of their request, some without the answer.
                 client.sendall(whole[: len(whole) * (number % 7) // 6])
-        with httpx2.Client(base_url=server.url) as client, ThreadPoolExecutor(3) as threads:
+        with server.client() as client, ThreadPoolExecutor(3) as threads:
             states: list[str] = []
             for _ in range(100):
                 states = list(

@@ -35,11 +35,13 @@ def assert_generated_requests_find_no_failure(
     assert "Traceback" not in server.log.read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("client")
 def test_generated_requests_find_no_failure(server: ApiServer, tmp_path: Path) -> None:
     assert_generated_requests_find_no_failure(server, tmp_path)
 
 
+@pytest.mark.slow
 def test_generated_requests_of_a_member_find_no_failure(
     team: ApiServer, ada: httpx2.Client, tmp_path: Path
 ) -> None:

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import httpx2
 import pytest
 from calls import create
 from servers import ROOT, ApiServer, alembic, connect
@@ -108,9 +107,9 @@ def edit_models(copy: Path, diff: str) -> None:
 
 
 def test_a_field_is_added_as_described(empty_database: str, copy: Path) -> None:
-    with ApiServer(copy, empty_database) as server:
+    with ApiServer(copy, empty_database) as server, server.client() as client:
         session(server, blocks("console", "Two minutes with curl"), copy)
-        before = httpx2.get(f"{server.url}/tasks").json()
+        before = client.get("/tasks").json()
 
     [diff], [commands], console = (
         blocks(language, "Add a field") for language in ("diff", "sh", "console")
@@ -118,10 +117,7 @@ def test_a_field_is_added_as_described(empty_database: str, copy: Path) -> None:
     edit_models(copy, diff)
     alembic(empty_database, *shlex.split(commands.splitlines()[0])[1:], project=copy)
 
-    with (
-        ApiServer(copy, empty_database, app_dir=copy) as server,
-        httpx2.Client(base_url=server.url) as client,
-    ):
+    with ApiServer(copy, empty_database, app_dir=copy) as server, server.client() as client:
         assert client.get("/tasks").json() == [task | {"location": None} for task in before]
         shown = session(server, console, copy)
         changed = client.patch("/tasks/1", json={"location": "Room 2"}).json()
@@ -129,12 +125,12 @@ def test_a_field_is_added_as_described(empty_database: str, copy: Path) -> None:
     assert changed["location"] == "Room 2"
 
     alembic(empty_database, "downgrade", "-1", project=copy)
-    with ApiServer(copy, empty_database) as server:
-        assert httpx2.get(f"{server.url}/tasks/2").json() == before[1]
+    with ApiServer(copy, empty_database) as server, server.client() as client:
+        assert client.get("/tasks/2").json() == before[1]
 
 
 def test_a_status_is_added_as_described(empty_database: str, copy: Path) -> None:
-    with ApiServer(copy, empty_database) as server, httpx2.Client(base_url=server.url) as client:
+    with ApiServer(copy, empty_database) as server, server.client() as client:
         before = create(client)
 
     [diff], [command], [functions] = (
@@ -146,10 +142,7 @@ def test_a_status_is_added_as_described(empty_database: str, copy: Path) -> None
     header, _ = migration.read_text().split("def upgrade")
     migration.write_text(header + functions)
 
-    with (
-        ApiServer(copy, empty_database, app_dir=copy) as server,
-        httpx2.Client(base_url=server.url) as client,
-    ):
+    with ApiServer(copy, empty_database, app_dir=copy) as server, server.client() as client:
         assert client.get("/tasks").json() == [before]
         blocked = create(client, status="blocked")
         assert client.get("/tasks/by-status/blocked").json() == [blocked]

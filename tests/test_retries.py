@@ -5,9 +5,9 @@ from typing import Any
 
 import httpx2
 import pytest
-from calls import Task, at_once, create, create_user
-from servers import ApiServer, alembic, connect
-from sqlalchemy import event
+from calls import Task, add_user, at_once, create
+from servers import alembic, connect
+from sqlalchemy import Engine, event
 from sqlmodel import Session
 
 from main import create_tasks, update_tasks
@@ -21,7 +21,7 @@ def test_many_tasks_are_created_in_the_order_given(client: httpx2.Client) -> Non
         for number in range(1000)
     ]
 
-    answer = client.post("/tasks/bulk", json=body, timeout=60)
+    answer = client.post("/tasks/bulk", json=body)
 
     assert answer.status_code == 201
     tasks = answer.json()
@@ -61,8 +61,9 @@ def test_one_wrong_task_of_many_is_named_and_none_is_created(client: httpx2.Clie
 
 def test_an_unknown_owner_of_one_task_of_many_is_named_and_none_is_created(
     client: httpx2.Client,
+    engine: Engine,
 ) -> None:
-    user = create_user(client, "ada")
+    user = add_user(client, engine, "ada")
     owners = [None, user["id"], 10**9, user["id"], 10**15]
     body = [{"title": "Write the report", "owner_id": owner} for owner in owners]
 
@@ -78,7 +79,7 @@ def test_an_unknown_owner_of_one_task_of_many_is_named_and_none_is_created(
 
 def test_many_tasks_are_changed_in_the_order_given(client: httpx2.Client) -> None:
     body = [{"title": f"task {number}"} for number in range(1000)]
-    tasks = client.post("/tasks/bulk", json=body, timeout=60).json()
+    tasks = client.post("/tasks/bulk", json=body).json()
     different: list[dict[str, Any]] = [
         {"title": "Read it"},
         {"status": "completed"},
@@ -89,7 +90,7 @@ def test_many_tasks_are_changed_in_the_order_given(client: httpx2.Client) -> Non
         {"id": task["id"]} | different[number % 4] for number, task in enumerate(reversed(tasks))
     ]
 
-    answer = client.patch("/tasks/bulk", json=changes, timeout=60)
+    answer = client.patch("/tasks/bulk", json=changes)
 
     assert answer.status_code == 200
     changed = answer.json()
@@ -156,14 +157,14 @@ def test_one_wrong_change_of_many_is_named_and_none_is_made(client: httpx2.Clien
 
 
 def test_bulk_changes_in_opposite_orders_at_the_same_moment_all_succeed(
-    server: ApiServer, client: httpx2.Client
+    client: httpx2.Client,
 ) -> None:
     tasks = client.post("/tasks/bulk", json=[{"title": "Write the report"}] * 50).json()
 
     def ask(number: int) -> httpx2.Response:
         ordered = tasks if number % 2 else tasks[::-1]
         body = [{"id": task["id"], "title": f"by {number}"} for task in ordered]
-        return httpx2.patch(f"{server.url}/tasks/bulk", json=body, timeout=30)
+        return client.patch("/tasks/bulk", json=body)
 
     answers = at_once(10, ask)
 
@@ -204,8 +205,10 @@ def retry(client: httpx2.Client, key: str, **body: object) -> httpx2.Response:
     return client.post("/tasks", json=fields, headers={"Idempotency-Key": key})
 
 
-def test_a_repeated_request_gets_its_task_even_if_the_owner_is_gone(client: httpx2.Client) -> None:
-    owner = create_user(client, "ada")["id"]
+def test_a_repeated_request_gets_its_task_even_if_the_owner_is_gone(
+    client: httpx2.Client, engine: Engine
+) -> None:
+    owner = add_user(client, engine, "ada")["id"]
     first = retry(client, "a key", owner_id=owner)
     client.delete(f"/users/{owner}").raise_for_status()
 
@@ -277,11 +280,11 @@ def test_a_key_has_1_to_200_characters(client: httpx2.Client, key: str, status: 
 
 
 def test_of_twenty_equal_requests_at_the_same_moment_one_creates_a_task(
-    server: ApiServer, client: httpx2.Client
+    client: httpx2.Client,
 ) -> None:
     def ask(_: int) -> httpx2.Response:
         headers, body = {"Idempotency-Key": "a key"}, {"title": "Write the report"}
-        return httpx2.post(f"{server.url}/tasks", json=body, headers=headers, timeout=30)
+        return client.post("/tasks", json=body, headers=headers)
 
     answers = at_once(20, ask)
 
@@ -350,14 +353,13 @@ def changed(client: httpx2.Client) -> Task:
 
 
 def test_of_twenty_edits_of_one_version_at_the_same_moment_one_is_made(
-    server: ApiServer, client: httpx2.Client
+    client: httpx2.Client,
 ) -> None:
     task = create(client)
-    url = f"{server.url}/tasks/{task['id']}"
 
     def ask(number: int) -> httpx2.Response:
         body, headers = {"title": f"by {number}"}, {"If-Match": '"1"'}
-        return httpx2.patch(url, json=body, headers=headers, timeout=30)
+        return client.patch(f"/tasks/{task['id']}", json=body, headers=headers)
 
     answers = at_once(20, ask)
 

@@ -4,8 +4,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from calls import Task, at_once, create, create_user
-from servers import ApiServer
+from calls import Task, add_user, at_once, create
 from sqlalchemy import Engine, text
 
 
@@ -34,8 +33,10 @@ def test_a_new_task_may_belong_to_another_or_to_nobody(
     assert create(ada, owner_id=None)["owner_id"] is None
 
 
-def test_a_new_task_of_an_open_api_belongs_to_whom_it_is_said(client: httpx2.Client) -> None:
-    user = create_user(client, "ada")
+def test_a_new_task_of_an_open_api_belongs_to_whom_it_is_said(
+    client: httpx2.Client, engine: Engine
+) -> None:
+    user = add_user(client, engine, "ada")
 
     assert create(client)["owner_id"] is None
     assert create(client, owner_id=user["id"])["owner_id"] == user["id"]
@@ -51,8 +52,10 @@ def test_a_task_for_an_unknown_user_is_refused(client: httpx2.Client, owner_id: 
 
 
 @pytest.mark.parametrize("method", ["PATCH", "PUT"])
-def test_an_update_does_not_change_the_owner(client: httpx2.Client, method: str) -> None:
-    user = create_user(client, "ada")
+def test_an_update_does_not_change_the_owner(
+    client: httpx2.Client, engine: Engine, method: str
+) -> None:
+    user = add_user(client, engine, "ada")
     task = create(client)
     body = {"owner_id": user["id"], "version": 9, "deleted_at": "2026-01-01T00:00:00Z"}
 
@@ -61,8 +64,8 @@ def test_an_update_does_not_change_the_owner(client: httpx2.Client, method: str)
     assert (answer.status_code, answer.json()) == (200, task)
 
 
-def test_tasks_are_filtered_by_their_owner(client: httpx2.Client) -> None:
-    ada, bob = create_user(client, "ada"), create_user(client, "bob")
+def test_tasks_are_filtered_by_their_owner(client: httpx2.Client, engine: Engine) -> None:
+    ada, bob = add_user(client, engine, "ada"), add_user(client, engine, "bob")
     of_ada, of_bob = create(client, owner_id=ada["id"]), create(client, owner_id=bob["id"])
     of_nobody = create(client)
 
@@ -86,22 +89,27 @@ def test_a_transfer_changes_the_owner_and_is_recorded(
 
     assert answer.status_code == 200
     changed = answer.json()
-    expected = {"owner_id": me(bob), "version": 2, "updated_at": changed["updated_at"]}
-    assert changed == task | expected
+    assert changed == task | {
+        "owner_id": me(bob),
+        "version": 2,
+        "updated_at": changed["updated_at"],
+    }
     assert ada.get(f"/tasks/{task['id']}").json() == changed
     [record] = ada.get(f"/tasks/{task['id']}/transfers").json()
-    assert record | {"id": 0, "created_at": ""} == {
-        "id": 0,
+    assert record.keys() > {"id", "created_at"}
+    expected = {
         "task_id": task["id"],
         "from_user_id": me(ada),
         "to_user_id": me(bob),
         "by_user_id": me(bob),
-        "created_at": "",
     }
+    assert record.items() >= expected.items()
 
 
-def test_a_task_is_given_to_nobody_and_taken_from_nobody(client: httpx2.Client) -> None:
-    user = create_user(client, "ada")
+def test_a_task_is_given_to_nobody_and_taken_from_nobody(
+    client: httpx2.Client, engine: Engine
+) -> None:
+    user = add_user(client, engine, "ada")
     task = create(client, owner_id=user["id"])
 
     assert transfer(client, task, user["id"], None).json()["owner_id"] is None
@@ -116,8 +124,10 @@ def test_a_task_is_given_to_nobody_and_taken_from_nobody(client: httpx2.Client) 
     assert client.get(page.links["next"]["url"]).json() == records[1:]
 
 
-def test_a_transfer_from_another_than_the_owner_changes_nothing(client: httpx2.Client) -> None:
-    ada, bob = create_user(client, "ada"), create_user(client, "bob")
+def test_a_transfer_from_another_than_the_owner_changes_nothing(
+    client: httpx2.Client, engine: Engine
+) -> None:
+    ada, bob = add_user(client, engine, "ada"), add_user(client, engine, "bob")
     task = create(client, owner_id=ada["id"])
 
     for giver in (bob["id"], None, 10**9):
@@ -147,14 +157,15 @@ def test_a_transfer_says_from_whom_and_to_whom(client: httpx2.Client, body: obje
 
 
 def test_of_twenty_transfers_from_one_owner_at_the_same_moment_one_succeeds(
-    server: ApiServer, client: httpx2.Client
+    client: httpx2.Client,
+    engine: Engine,
 ) -> None:
-    users = [create_user(client, f"user-{number}") for number in range(3)]
+    users = [add_user(client, engine, f"user-{number}") for number in range(3)]
     task = create(client, owner_id=users[0]["id"])
 
     def ask(number: int) -> httpx2.Response:
         body = {"from_user_id": users[0]["id"], "to_user_id": users[1 + number % 2]["id"]}
-        return httpx2.post(f"{server.url}/tasks/{task['id']}/transfer", json=body, timeout=30)
+        return client.post(f"/tasks/{task['id']}/transfer", json=body)
 
     answers = at_once(20, ask)
 
@@ -164,8 +175,10 @@ def test_of_twenty_transfers_from_one_owner_at_the_same_moment_one_succeeds(
     assert (after["owner_id"], after["version"]) == (record["to_user_id"], 2)
 
 
-def test_the_records_of_a_transfer_stay_when_the_users_are_gone(client: httpx2.Client) -> None:
-    ada, bob = create_user(client, "ada"), create_user(client, "bob")
+def test_the_records_of_a_transfer_stay_when_the_users_are_gone(
+    client: httpx2.Client, engine: Engine
+) -> None:
+    ada, bob = add_user(client, engine, "ada"), add_user(client, engine, "bob")
     task = create(client, owner_id=ada["id"])
     transfer(client, task, ada["id"], bob["id"])
     client.delete(f"/users/{ada['id']}")
@@ -175,8 +188,10 @@ def test_the_records_of_a_transfer_stay_when_the_users_are_gone(client: httpx2.C
     assert (record["from_user_id"], record["to_user_id"]) == (ada["id"], bob["id"])
 
 
-def test_a_deleted_task_is_in_the_trash_and_in_no_other_answer(client: httpx2.Client) -> None:
-    user = create_user(client, "ada")
+def test_a_deleted_task_is_in_the_trash_and_in_no_other_answer(
+    client: httpx2.Client, engine: Engine
+) -> None:
+    user = add_user(client, engine, "ada")
     task, other = (
         create(client, owner_id=user["id"]),
         create(client, owner_id=user["id"], status="completed"),
@@ -268,13 +283,12 @@ def test_a_list_goes_on_behind_a_task_in_the_trash(client: httpx2.Client) -> Non
 
 
 def test_of_twenty_restorations_at_the_same_moment_one_succeeds(
-    server: ApiServer, client: httpx2.Client
+    client: httpx2.Client,
 ) -> None:
     task = create(client)
     client.delete(f"/tasks/{task['id']}")
-    url = f"{server.url}/tasks/{task['id']}/restore"
 
-    answers = at_once(20, lambda _: httpx2.post(url, timeout=30))
+    answers = at_once(20, lambda _: client.post(f"/tasks/{task['id']}/restore"))
 
     assert sorted(answer.status_code for answer in answers) == [200] + [404] * 19
     assert client.get("/tasks").json()[0]["version"] == 3

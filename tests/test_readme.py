@@ -106,6 +106,7 @@ def edit_models(copy: Path, diff: str) -> None:
     (copy / "models.py").write_text(models)
 
 
+@pytest.mark.slow
 def test_a_field_is_added_as_described(empty_database: str, copy: Path) -> None:
     with ApiServer(copy, empty_database) as server, server.client() as client:
         session(server, blocks("console", "Two minutes with curl"), copy)
@@ -129,6 +130,7 @@ def test_a_field_is_added_as_described(empty_database: str, copy: Path) -> None:
         assert client.get("/tasks/2").json() == before[1]
 
 
+@pytest.mark.slow
 def test_a_status_is_added_as_described(empty_database: str, copy: Path) -> None:
     with ApiServer(copy, empty_database) as server, server.client() as client:
         before = create(client)

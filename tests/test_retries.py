@@ -6,7 +6,7 @@ from typing import Any
 import httpx2
 import pytest
 from calls import Task, add_user, at_once, create
-from servers import alembic, connect
+from servers import ApiServer, connect
 from sqlalchemy import Engine, event
 from sqlmodel import Session
 
@@ -174,9 +174,9 @@ def test_bulk_changes_in_opposite_orders_at_the_same_moment_all_succeed(
     assert len({task["title"] for task in left}) == 1
 
 
-def test_the_statements_of_a_bulk_call_do_not_grow_with_its_items(empty_database: str) -> None:
-    alembic(empty_database, "upgrade", "head")
-    engine = connect(empty_database)
+@pytest.mark.usefixtures("client")
+def test_the_statements_of_a_bulk_call_do_not_grow_with_its_items(server: ApiServer) -> None:
+    engine = connect(server.database_url)  # an engine that no other test listens to
     sent: list[bool] = []
     event.listen(
         engine,

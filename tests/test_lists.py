@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from itertools import chain, product
 from typing import Any
+from urllib.parse import quote_plus
 
 import httpx2
 import pytest
@@ -190,8 +191,9 @@ def test_the_next_page_keeps_the_query(client: httpx2.Client, tasks: list[Task])
 
     answer = client.get(f"/tasks?{query}&offset=2")
 
-    last = answer.json()[-1]["id"]
-    assert answer.headers["Link"] == f'<{client.base_url}/tasks?{query}&after={last}>; rel="next"'
+    last = answer.json()[-1]
+    after = f"{quote_plus(last['title'])},{last['id']}"
+    assert answer.headers["Link"] == f'<{client.base_url}/tasks?{query}&after={after}>; rel="next"'
 
 
 @pytest.mark.parametrize("sort", SORTS)
@@ -220,7 +222,8 @@ def test_a_page_shows_one_moment(client: httpx2.Client) -> None:
 def test_an_offset_counts_from_the_task_behind_which_the_list_goes_on(
     client: httpx2.Client, tasks: list[Task]
 ) -> None:
-    query = {"sort": "due_at", "after": tasks[0]["id"], "offset": 20}
+    after = f"{tasks[0]['due_at']},{tasks[0]['id']}"
+    query: dict[str, Query] = {"sort": "due_at", "after": after, "offset": 20}
 
     everything = in_order(tasks, "due_at")
     assert (
@@ -228,22 +231,75 @@ def test_an_offset_counts_from_the_task_behind_which_the_list_goes_on(
     )
 
 
-def test_a_list_by_id_goes_on_behind_a_deleted_task(
-    client: httpx2.Client, tasks: list[Task]
+@pytest.mark.parametrize("sort", SORTS)
+def test_an_edit_of_the_last_task_of_a_page_leaves_no_other_out_and_shows_none_twice(
+    client: httpx2.Client, tasks: list[Task], sort: str
 ) -> None:
-    client.delete(f"/tasks/{tasks[9]['id']}", params={"permanent": True})
+    to_front, to_back = (
+        {"title": "a", "status": "completed", "priority": 0, "due_at": "2019-01-01T00:00:00Z"},
+        {"title": "z", "status": "pending", "priority": 5, "due_at": None},
+    )
+    left = [task["id"] for task in in_order(tasks, sort)]
+    edited: set[int] = set()
+    answer = client.get("/tasks", params={"sort": sort, "limit": 4})
+    while left:
+        ids = [task["id"] for task in answer.json()]
+        others = [task_id for task_id in ids if task_id not in edited]
+        assert others == left[: len(others)]
+        left = left[len(others) :]
+        edited.add(ids[-1])
+        edit = to_front if len(edited) % 2 else to_back
+        client.patch(f"/tasks/{ids[-1]}", json=edit).raise_for_status()
+        if left:
+            answer = client.get(answer.links["next"]["url"])
 
-    assert client.get("/tasks", params={"after": tasks[9]["id"]}).json() == tasks[10:]
 
-
-def test_a_list_in_another_order_cannot_go_on_behind_a_deleted_task(
-    client: httpx2.Client, tasks: list[Task]
+@pytest.mark.parametrize("sort", SORTS)
+def test_a_list_goes_on_behind_a_deleted_task(
+    client: httpx2.Client, tasks: list[Task], sort: str
 ) -> None:
-    client.delete(f"/tasks/{tasks[9]['id']}", params={"permanent": True})
+    everything = in_order(tasks, sort)
+    page = client.get("/tasks", params={"sort": sort, "limit": 9})
 
-    answer = client.get("/tasks", params={"after": tasks[9]["id"], "sort": "title"})
+    client.delete(f"/tasks/{everything[8]['id']}", params={"permanent": True})
 
-    assert answer.status_code == 404
+    assert client.get(page.links["next"]["url"]).json() == everything[9:18]
+
+
+@pytest.mark.parametrize(
+    ("sort", "after"),
+    [
+        ("id", "3,17"),
+        ("title", "17"),
+        ("title", "a\0,17"),
+        ("status", "done,17"),
+        ("priority", "high,17"),
+        ("priority", f"{2**63},17"),
+        ("-due_at", "2027-01-01,17"),
+        ("-due_at", "tomorrow,17"),
+        ("created_at", ",17"),
+        ("updated_at", "2027-01-01T00:00:00,17"),
+        ("priority", "3,"),
+        ("priority", "3,x"),
+        ("priority", f"3,{2**63}"),
+    ],
+)
+def test_a_cursor_that_does_not_fit_the_sort_is_refused(
+    client: httpx2.Client, sort: str, after: str
+) -> None:
+    answer = client.get("/tasks", params={"sort": sort, "after": after})
+
+    assert answer.status_code == 422
+    [problem] = answer.json()["detail"]
+    assert problem["loc"] == ["query", "after"]
+
+
+def test_a_cursor_may_hold_a_title_with_commas(client: httpx2.Client) -> None:
+    create_many(client, [{"title": title} for title in ("a", "a, b, 3", "b")])
+
+    pages = follow(client, "/tasks", sort="title", limit=1)
+
+    assert [task["title"] for page in pages for task in page] == ["a", "a, b, 3", "b"]
 
 
 @pytest.mark.usefixtures("tasks")

@@ -33,6 +33,9 @@ NEW_TASK |= {"owner_id": None}
 ANY_USER = {"username": "ada", "email": "ada@example.com", "password": PASSWORD}
 NEW_USER: Row = UserCreate.model_validate(ANY_USER).model_dump(mode="json", exclude={"password"})
 NEW_USER |= {"full_name": None, "is_active": True}
+# What a task had when a page ended with it, and it was deleted since.
+GONE_TASK: Row = {"title": "b", "status": "in_progress", "priority": 2, "due_at": None}
+GONE_TASK |= dict.fromkeys(("created_at", "updated_at"), "2026-01-01T00:00:00Z")
 STATUSES = ["pending", "in_progress", "completed"]
 # Lists of entity tags, where {} is the version that the task has. The first three name it, the
 # fourth does for `If-None-Match`.
@@ -129,11 +132,20 @@ def in_order(rows: list[Row], sort: str) -> list[Row]:
     return by([row for row in rows if row[field] is not None]) + by(without)
 
 
-def behind(rows: list[Row], sort: str, last: Row) -> list[Row]:
-    """Return in order the rows that come behind the last one, which may be none of them."""
-    others = [row for row in rows if row["id"] != last["id"]]
-    ordered = in_order([*others, last], sort)
-    return ordered[ordered.index(last) + 1 :]
+def cursor(row: Row, sort: str) -> str:
+    """Return what `after` is for the page after this row."""
+    field = sort.removeprefix("-")
+    if field == "id":
+        return str(row["id"])
+    return f"{'' if row[field] is None else row[field]},{row['id']}"
+
+
+def behind(rows: list[Row], sort: str, after: str) -> list[Row]:
+    """Return in order the rows behind a cursor, whose row may have changed or be gone."""
+    field, (value, _, row_id) = sort.removeprefix("-"), after.rpartition(",")
+    last: Row = {field: int(value) if field == "priority" else value or None} | {"id": int(row_id)}
+    ordered = in_order([*rows, last], sort)
+    return ordered[[row is last for row in ordered].index(True) + 1 :]
 
 
 def problems(kind: str, msg: str, *locs: Sequence[object]) -> Row:
@@ -268,7 +280,8 @@ class Sequences(stateful.RuleBasedStateMachine):
         for name in {"owner_id", "from_user_id", "to_user_id"}.intersection(fields):
             values[name] = None if fields[name] is None else self.pick_user(fields[name])
         if "after" in fields:
-            values["after"] = self.pick_task(fields["after"])
+            task_id, sort = self.pick_task(fields["after"]), fields.get("sort", "id")
+            values["after"] = cursor(self.tasks.get(task_id, GONE_TASK | {"id": task_id}), sort)
         for name in {"created_after", "created_before"}.intersection(fields):
             task = self.tasks.get(self.pick_task(fields[name]))
             values[name] = task["created_at"] if task else DUE[0]
@@ -316,11 +329,7 @@ class Sequences(stateful.RuleBasedStateMachine):
         """Compare the page of these rows that the query asks for, and all that follow."""
         answer = self.call("GET", path, params=query)
         after, sort = query.get("after"), query.get("sort", "id")
-        last = {"id": after} if sort in ("id", "-id") else self.tasks.get(after or 0)
-        if after is not None and last is None:
-            check(answer, 404, NO_TASK)
-            return
-        rest = in_order(rows, sort) if after is None else behind(rows, sort, last or {})
+        rest = in_order(rows, sort) if after is None else behind(rows, sort, str(after))
         rest = rest[query.get("offset", 0) :]
         page = rest[: query.get("limit", 100)]
         headers = {"x_total_count": str(len(rows))} if query.get("count") else {}
@@ -328,10 +337,11 @@ class Sequences(stateful.RuleBasedStateMachine):
             check(answer, 200, page, **headers)
             return
         kept = answer.request.url.params.remove("offset").remove("after")
-        url = answer.request.url.copy_with(params=kept.add("after", page[-1]["id"]))
-        check(answer, 200, page, link=f'<{url}>; rel="next"', **headers)
+        after = cursor(page[-1], sort)
+        url = str(answer.request.url.copy_with(params=kept.add("after", after)))
+        check(answer, 200, page, link=f'<{url.replace("%2C", ",")}>; rel="next"', **headers)
         following = {name: value for name, value in query.items() if name != "offset"}
-        self.compare_list(path, following | {"after": page[-1]["id"]}, rows)
+        self.compare_list(path, following | {"after": after}, rows)
 
     @initialize(changes=st.lists(TASK_CHANGES, min_size=3, max_size=6))
     def begin(self, changes: list[Row]) -> None:

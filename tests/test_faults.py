@@ -82,11 +82,12 @@ def test_a_start_without_a_database_ends_with_one_sentence(
     assert "secret" not in output
 
 
-def test_a_start_that_fails_by_a_bug_shows_where(empty_database: str, tmp_path: Path) -> None:
-    with connect(empty_database).begin() as connection:
+def test_a_start_that_fails_by_a_bug_shows_where(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/tasks.db"
+    with connect(url).begin() as connection:
         connection.execute(text("CREATE TABLE task (id INTEGER)"))
 
-    server = ApiServer(tmp_path, empty_database)
+    server = ApiServer(tmp_path, url)
 
     assert server.process.wait(timeout=30) == 3
     assert "Traceback" in server.log.read_text()

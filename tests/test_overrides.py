@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator
 
+import httpx2
 import pytest
 from fastapi.testclient import TestClient
-from servers import alembic, connect
+from sqlalchemy import Engine
 from sqlmodel import Session
 
 from database import get_session
@@ -12,10 +13,8 @@ from main import app
 
 
 @pytest.fixture
-def sessions(empty_database: str) -> Iterator[list[Session]]:
+def sessions(engine: Engine) -> Iterator[list[Session]]:
     """The sessions that the routes have taken."""
-    alembic(empty_database, "upgrade", "head")
-    engine = connect(empty_database)
     taken: list[Session] = []
 
     def get_test_session() -> Iterator[Session]:
@@ -47,11 +46,10 @@ def test_every_route_takes_the_session_that_overrides_its_own(sessions: list[Ses
     assert len(operations) == 20
 
 
-def test_what_a_route_writes_is_in_the_database_of_the_session(sessions: list[Session]) -> None:
-    client = TestClient(app)
-    task = client.post("/tasks", json={"title": "Write the report"}).json()
+def test_what_a_route_writes_is_in_the_database_of_the_session(
+    client: httpx2.Client, sessions: list[Session]
+) -> None:
+    task = TestClient(app).post("/tasks", json={"title": "Write the report"}).json()
 
-    client.patch(f"/tasks/{task['id']}", json={"priority": 3}).raise_for_status()
-
-    assert client.get("/tasks").json()[0]["priority"] == 3
-    assert len(sessions) == 3
+    assert client.get("/tasks").json() == [task]
+    assert len(sessions) == 1

@@ -13,6 +13,11 @@ from servers import ROOT, ApiServer, connect, run_postgresql
 from sqlalchemy import Engine, make_url, text
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Two processes test at once; but what the slow tests measure, they measure alone."""
+    return 2 if config.option.markexpr == "not slow" else 0
+
+
 @pytest.fixture(scope="session")
 def postgresql_url() -> Iterator[str]:
     """The server that TEST_DATABASE_URL names, or one that is brought along."""

@@ -1,5 +1,6 @@
 """What an operator may rely on: the databases, their faults, and the settings."""
 
+import re
 import signal
 import socket
 import sqlite3
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from calls import create
+from calls import PASSWORD, create
 from pydantic import SecretStr, ValidationError
 from servers import (
     ROOT,
@@ -23,7 +24,7 @@ from servers import (
     listen_to_postgresql,
     run_postgresql,
 )
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, NullPool, create_engine, text
 from sqlalchemy.exc import IntegrityError
 
 from config import Settings
@@ -121,13 +122,13 @@ def test_the_time_zone_of_a_postgresql_server_changes_nothing(
         assert client.get("/tasks").json() == [task]
 
 
-def server_with_one_connection(folder: Path, database_url: str) -> ApiServer:
+def server_with_one_connection(folder: Path, database_url: str, timeout: str) -> ApiServer:
     return ApiServer(
         folder,
         database_url,
         DATABASE_POOL_SIZE="1",
         DATABASE_MAX_OVERFLOW="0",
-        DATABASE_POOL_TIMEOUT="3",
+        DATABASE_POOL_TIMEOUT=timeout,
     )
 
 
@@ -135,7 +136,7 @@ def test_more_requests_than_connections_are_all_answered(
     empty_database: str, tmp_path: Path
 ) -> None:
     with (
-        server_with_one_connection(tmp_path, empty_database) as server,
+        server_with_one_connection(tmp_path, empty_database, "3") as server,
         server.client() as client,
         ThreadPoolExecutor(80) as threads,
     ):
@@ -151,7 +152,7 @@ def test_nobody_waits_longer_for_a_busy_connection_than_the_timeout_of_the_pool(
 ) -> None:
     url = new_postgresql_database()
     with (
-        server_with_one_connection(tmp_path, url) as server,
+        server_with_one_connection(tmp_path, url, "1") as server,
         server.client() as client,
         ThreadPoolExecutor(60) as threads,
     ):
@@ -175,20 +176,31 @@ def test_a_failure_does_not_show_in_the_log_what_was_sent(
     empty_database: str, tmp_path: Path
 ) -> None:
     fail = {
-        "sqlite": "BEGIN SELECT RAISE(ABORT, 'refused'); END",
-        "postgresql": "EXECUTE FUNCTION suppress_redundant_updates_trigger()",
+        "sqlite": [
+            "CREATE TRIGGER no_task BEFORE INSERT ON task BEGIN SELECT RAISE(ABORT, 'no'); END",
+            "CREATE TRIGGER no_user BEFORE INSERT ON user BEGIN SELECT RAISE(ABORT, 'no'); END",
+        ],
+        "postgresql": [
+            "CREATE TRIGGER no_task BEFORE INSERT ON task FOR EACH ROW"
+            " EXECUTE FUNCTION suppress_redundant_updates_trigger()",
+            'ALTER TABLE "user" ADD CHECK (id < 0)',
+        ],
     }
+    user = {"username": "ada", "email": "ada@example.com", "password": PASSWORD}
     with ApiServer(tmp_path, empty_database) as server, server.client() as client:
         with connect(empty_database).begin() as connection:
-            trigger = "CREATE TRIGGER fail BEFORE INSERT ON task FOR EACH ROW"
-            connection.execute(text(f"{trigger} {fail[connection.dialect.name]}"))
+            for statement in fail[connection.dialect.name]:
+                connection.execute(text(statement))
 
-        answer = client.post("/tasks", json={"title": "my secret"})
-
-        assert answer.status_code == 500
+        for path, body in (("/tasks", {"title": "my secret"}), ("/users", user)):
+            answer = client.post(path, json=body)
+            assert answer.status_code == 500
+            assert answer.json() == {"detail": "Internal Server Error"}
     log = server.log.read_text()
-    assert "INSERT INTO task" in log
-    assert "my secret" not in log
+    assert re.search('INSERT INTO "?task', log)
+    assert re.search('INSERT INTO "?user', log)
+    secrets = ("my secret", "ada@example.com", PASSWORD, "argon2")
+    assert [secret for secret in secrets if secret in log] == []
 
 
 def test_a_stopped_server_leaves_its_sqlite_database_in_one_file(tmp_path: Path) -> None:
@@ -378,12 +390,15 @@ def test_workers_that_start_together_share_the_migration(
 
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg2"])
 def test_a_postgresql_url_is_accepted_as_providers_write_it(
-    new_postgresql_database: NewDatabase, tmp_path: Path, scheme: str
+    postgresql_url: str, scheme: str
 ) -> None:
-    url = new_postgresql_database().split("://")[1]
-    question = "connection.exec_driver_sql('SELECT 42').scalar()"
+    url = f"{scheme}://{postgresql_url.split('://')[1]}"
 
-    assert ask(tmp_path, question, f"{scheme}://{url}") == ["42"]
+    accepted = Settings(_env_file=None, database_url=SecretStr(url)).database_url
+
+    engine = create_engine(accepted.get_secret_value(), poolclass=NullPool)
+    with engine.connect() as connection:
+        assert connection.execute(text("SELECT 42")).scalar() == 42
 
 
 def assert_refused(name: str, value: str, sentence: str) -> None:
@@ -457,7 +472,7 @@ def test_a_short_secret_is_refused_by_a_sentence(secret: str) -> None:
 
 
 def test_a_secret_of_32_characters_is_enough() -> None:
-    assert Settings(_env_file=None, secret_key="x" * 32).secret_key == SecretStr("x" * 32)
+    assert Settings(_env_file=None, secret_key=SecretStr("x" * 32)).secret_key
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])

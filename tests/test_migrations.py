@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from calls import create
 from servers import ApiServer, alembic, connect
 from sqlalchemy import inspect, text
@@ -51,6 +52,7 @@ def test_the_migrations_make_what_the_models_describe(new_database: NewDatabase)
     assert "No new upgrade operations" in alembic(migrated, "check")
 
 
+@pytest.mark.slow
 def test_a_new_constraint_of_the_models_is_noticed(new_database: NewDatabase, copy: Path) -> None:
     database = new_database()
     alembic(database, "upgrade", "head", project=copy)

@@ -43,12 +43,13 @@ def schema(database_url: str) -> dict[str, object]:
     return described
 
 
-def test_the_migrations_make_what_the_models_describe(new_database: NewDatabase) -> None:
-    migrated, described = new_database(), new_database()
-    alembic(migrated, "upgrade", "head")
-    SQLModel.metadata.create_all(connect(described))
+def test_the_migrations_make_what_the_models_describe(
+    server: ApiServer, empty_database: str
+) -> None:
+    migrated = server.database_url
+    SQLModel.metadata.create_all(connect(empty_database))
 
-    assert schema(migrated) == schema(described) != {}
+    assert schema(migrated) == schema(empty_database) != {}
     assert "No new upgrade operations" in alembic(migrated, "check")
 
 
@@ -112,11 +113,10 @@ def test_the_tasks_of_the_first_version_are_unchanged(empty_database: str, tmp_p
         before = connection.execute(stored).all()
     assert len(before) == 499
 
-    alembic(empty_database, "upgrade", "head")
-
-    with engine.connect() as connection:
-        assert connection.execute(stored).all() == before
+    # At its start the server upgrades the schema.
     with ApiServer(tmp_path, empty_database) as server, server.client() as client:
+        with engine.connect() as connection:
+            assert connection.execute(stored).all() == before
         expected = {
             "title": "task 2 🐛 <b>",
             "description": "line\nline\t'; DROP TABLE task; --",

@@ -54,6 +54,9 @@ POSTGRESQL_OPTIONS = {
     "options": " ".join(SERVER_OPTIONS),
 }
 
+# A bulk UPDATE of a thousand rows is one round trip.
+BULK_UPDATE = {"executemany_mode": "values_plus_batch", "executemany_batch_page_size": 1000}
+
 # The engine for writes: all that a session does until it commits is one transaction.
 engine = create_engine(
     url,
@@ -63,8 +66,7 @@ engine = create_engine(
     max_overflow=settings.database_max_overflow,
     pool_timeout=settings.database_pool_timeout,
     pool_recycle=settings.database_pool_recycle,
-    # Many rows of a bulk UPDATE in one round trip; SQLite has none.
-    **({} if is_sqlite else {"executemany_mode": "values_plus_batch"}),
+    **({} if is_sqlite else BULK_UPDATE),
 )
 # The engine for reads, with the same connections: each statement is its own transaction.
 reading_engine = create_engine(

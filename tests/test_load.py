@@ -372,7 +372,8 @@ def test_a_stop_finishes_what_is_under_way(
             server.process.send_signal(signal.SIGTERM)
             status = await asyncio.to_thread(server.process.wait, 10)
             print(f"exit code {status} after {time.monotonic() - begin:.1f} s")
-            assert status == 0
+            # A process that finished by the signal says so; the parent of several ends with 0.
+            assert status == (0 if workers == "2" else -signal.SIGTERM)
 
         asyncio.run(load.run(50, stop))
 

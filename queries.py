@@ -128,6 +128,9 @@ class PageQuery(PageBase):
         yield from ()
 
 
+FilterText = Annotated[str, StringConstraints(max_length=200, pattern=NO_NUL)]
+
+
 class TaskFilter(SQLModel):
     """Which tasks a client asks for."""
 
@@ -136,7 +139,7 @@ class TaskFilter(SQLModel):
     status: tuple[TaskStatus, ...] = Field(default=(), description="Any of these")
     priority_min: int | None = Field(default=None, ge=0, le=5, description="At least this")
     priority_max: int | None = Field(default=None, ge=0, le=5, description="At most this")
-    q: Annotated[str, StringConstraints(max_length=200, pattern=NO_NUL)] | None = Field(
+    q: FilterText | None = Field(
         default=None, description="Text in the title or the description, ignoring case"
     )
     created_after: UtcDatetime | None = Field(default=None, description="Created later than this")
@@ -192,7 +195,7 @@ CursorId = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
 EmptyIsNone = BeforeValidator(lambda value: value or None)
 CURSORS: dict[str, TypeAdapter[Any]] = {
     "id": TypeAdapter(tuple[CursorId]),
-    "title": TypeAdapter(tuple[Annotated[str, StringConstraints(pattern=NO_NUL)], CursorId]),
+    "title": TypeAdapter(tuple[FilterText, CursorId]),
     "status": TypeAdapter(tuple[TaskStatus, CursorId]),
     "priority": TypeAdapter(tuple[Annotated[int, Field(ge=0, le=5)], CursorId]),
     "due_at": TypeAdapter(tuple[Annotated[UtcDatetime | None, EmptyIsNone], CursorId]),

@@ -150,9 +150,8 @@ def bob(team: ApiServer, tokens: dict[str, str]) -> Iterator[httpx2.Client]:
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
     """The project in a folder of its own, to be changed as the README says."""
-    files = ["main.py", "models.py", "database.py", "config.py", "pyproject.toml"]
-    for file in files:
-        shutil.copy(ROOT / file, tmp_path)
+    for file in (*ROOT.glob("*.py"), ROOT / "pyproject.toml"):
+        shutil.copy(file, tmp_path)
     ignore = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "migrations", tmp_path / "migrations", ignore=ignore)
     return tmp_path

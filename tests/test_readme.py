@@ -1,4 +1,4 @@
-"""The README holds: its commands do what they say, and print what it shows."""
+"""The README and docs hold: their commands do what they say, and print what they show."""
 
 import os
 import re
@@ -14,6 +14,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
 README = (ROOT / "README.md").read_text()
+EXTENDING = (ROOT / "docs/extending.md").read_text()
 
 # Stands in for curl on a machine without it: the options that the README uses.
 CURL = f"""#!{sys.executable}
@@ -40,9 +41,9 @@ print(answer.text, end="")
 """
 
 
-def blocks(language: str, section: str) -> list[str]:
+def blocks(language: str, section: str, page: str = README) -> list[str]:
     """Return the code of one language below a heading."""
-    [text] = re.findall(rf"^## {section}\n(.*?)(?=^## |\Z)", README, re.DOTALL | re.MULTILINE)
+    [text] = re.findall(rf"^## {section}\n(.*?)(?=^## |\Z)", page, re.DOTALL | re.MULTILINE)
     return re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
 
 
@@ -65,10 +66,10 @@ def session(server: ApiServer, blocks: list[str], folder: Path) -> str:
     return re.sub(r"\n+(?=\$ |\Z)", "\n", run.stdout).replace(host, "localhost:8000")
 
 
-def without_moments(console: str) -> str:
-    """Leave out what differs from run to run: the moments, and the order of the headers."""
-    moment = r"20[2-9]\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z"
-    return re.sub(r"^date: .*", "date: …", re.sub(moment, "…", console), flags=re.MULTILINE)
+def without_datetimes(console: str) -> str:
+    """Leave out what differs from run to run."""
+    pattern = r"20[2-9]\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z"
+    return re.sub(r"^date: .*", "date: …", re.sub(pattern, "…", console), flags=re.MULTILINE)
 
 
 def test_the_tour_shows_what_its_commands_print(empty_database: str, tmp_path: Path) -> None:
@@ -77,7 +78,7 @@ def test_the_tour_shows_what_its_commands_print(empty_database: str, tmp_path: P
     with ApiServer(tmp_path, empty_database) as server:
         console = session(server, tour, tmp_path)
 
-    assert without_moments(console) == without_moments("".join(tour))
+    assert without_datetimes(console) == without_datetimes("".join(tour))
 
 
 def test_the_tour_of_a_team_shows_what_its_commands_print(
@@ -91,68 +92,64 @@ def test_the_tour_of_a_team_shows_what_its_commands_print(
     with ApiServer(tmp_path, empty_database) as server:
         console = session(server, tour, tmp_path)
 
-    assert without_moments(console) == without_moments("".join(tour))
+    assert without_datetimes(console) == without_datetimes("".join(tour))
 
 
-def edit_models(copy: Path, diff: str) -> None:
+def edit(copy: Path, diff: str) -> None:
     """Add the lines with a plus, each behind the line that stands above it."""
-    models, position = (copy / "models.py").read_text(), 0
-    for line in filter(None, diff.splitlines(keepends=True)):
+    first, _, lines = diff.partition("\n")
+    file = copy / first.removeprefix("--- ")
+    code, position = file.read_text(), 0
+    for line in filter(None, lines.splitlines(keepends=True)):
         if line.startswith("+"):
-            models = models[:position] + line[1:] + models[position:]
+            code = code[:position] + line[1:] + code[position:]
         elif line.strip():
-            position = models.index(line[1:], position)
+            position = code.index(line[1:], position)
         position += len(line[1:])
-    (copy / "models.py").write_text(models)
+    file.write_text(code)
 
 
 @pytest.mark.slow
-def test_a_field_is_added_as_described(empty_database: str, copy: Path) -> None:
+def test_the_api_is_extended_as_described(empty_database: str, copy: Path) -> None:
     with ApiServer(copy, empty_database) as server, server.client() as client:
         session(server, blocks("console", "Two minutes with curl"), copy)
         before = client.get("/tasks").json()
 
-    [diff], [commands], console = (
-        blocks(language, "Add a field") for language in ("diff", "sh", "console")
+    [diff], [commands], field = (
+        blocks(language, "Add a field", EXTENDING) for language in ("diff", "sh", "console")
     )
-    edit_models(copy, diff)
+    edit(copy, diff)
     alembic(empty_database, *shlex.split(commands.splitlines()[0])[1:], project=copy)
-
-    with ApiServer(copy, empty_database, app_dir=copy) as server, server.client() as client:
-        assert client.get("/tasks").json() == [task | {"location": None} for task in before]
-        shown = session(server, console, copy)
-        changed = client.patch("/tasks/1", json={"location": "Room 2"}).json()
-    assert without_moments(shown) == without_moments("".join(console))
-    assert changed["location"] == "Room 2"
-
-    alembic(empty_database, "downgrade", "-1", project=copy)
-    with ApiServer(copy, empty_database) as server, server.client() as client:
-        assert client.get("/tasks/2").json() == before[1]
-
-
-@pytest.mark.slow
-def test_a_status_is_added_as_described(empty_database: str, copy: Path) -> None:
-    with ApiServer(copy, empty_database) as server, server.client() as client:
-        before = create(client)
-
-    [diff], [command], [functions] = (
-        blocks(language, "Add a status") for language in ("diff", "sh", "python")
+    [diff], filtered = (
+        blocks(language, "Filter by it", EXTENDING) for language in ("diff", "console")
     )
-    edit_models(copy, diff)
+    edit(copy, diff)
+    [diff], [command], [functions] = (
+        blocks(language, "Add a status", EXTENDING) for language in ("diff", "sh", "python")
+    )
+    edit(copy, diff)
     alembic(empty_database, *shlex.split(command)[1:], project=copy)
     [migration] = (copy / "migrations/versions").glob("*_add_the_status_blocked.py")
     header, _ = migration.read_text().split("def upgrade")
     migration.write_text(header + functions)
 
     with ApiServer(copy, empty_database, app_dir=copy) as server, server.client() as client:
-        assert client.get("/tasks").json() == [before]
+        assert client.get("/tasks").json() == [task | {"location": None} for task in before]
+        shown = session(server, [*field, *filtered], copy)
+        assert without_datetimes(shown) == without_datetimes("".join([*field, *filtered]))
+        assert client.patch("/tasks/1", json={"location": "Room 2"}).json()["location"] == "Room 2"
         blocked = create(client, status="blocked")
         assert client.get("/tasks/by-status/blocked").json() == [blocked]
         assert client.get("/tasks/stats").json()["by_status"]["blocked"] == 1
         client.delete(f"/tasks/{blocked['id']}", params={"permanent": True})
         assert create(client)["id"] > blocked["id"]
     assert "No new upgrade operations" in alembic(empty_database, "check", project=copy)
+    check = [sys.executable, "-m", "mypy"]
+    assert subprocess.run(check, cwd=copy, check=False, stdout=sys.stderr).returncode == 0
 
     alembic(empty_database, "downgrade", "-1", project=copy)
     with pytest.raises(IntegrityError), connect(empty_database).begin() as connection:
         connection.execute(text("UPDATE task SET status = 'blocked'"))
+    alembic(empty_database, "downgrade", "-1", project=copy)
+    with ApiServer(copy, empty_database) as server, server.client() as client:
+        assert client.get("/tasks/2").json() == before[1]

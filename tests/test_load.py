@@ -188,7 +188,7 @@ def test_slow_clients_do_not_slow_the_others(
             await before.run(5, lambda: asyncio.sleep(2))
             assert before.port
             slow_ones = [asyncio.ensure_future(slow(before.port)) for _ in range(200)]
-            await asyncio.sleep(1)
+            await asyncio.sleep(3)  # until the server has begun to answer all of them
             await during.run(5, lambda: asyncio.sleep(2))
             assert not any(one.done() for one in slow_ones)
             for one in slow_ones:

@@ -55,15 +55,15 @@ from queries import (
     overdue,
 )
 from responses import (
-    ETAG,
+    BAD_BODY,
+    ETAG_HEADER,
     EXCEPTION_HANDLERS,
-    LOCATION,
+    LOCATION_HEADER,
     NOT_FOUND,
-    PAGE,
+    OK_WITH_ETAG,
+    OK_WITH_LINK,
     RETRY_AFTER,
-    TASK,
     UNAVAILABLE,
-    UNREADABLE,
     IfMatch,
     IfNoneMatch,
     PublicResponse,
@@ -89,8 +89,8 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         logger.warning("SECRET_KEY is not set: the API is open to everyone who can reach it")
     if settings.migrate_at_start:
         upgrade_schema()
-    # What is loaded by now stays: to search it for garbage stopped all requests for 50 ms. To
-    # search the rest less often is worth 6 % more requests.
+    # To search for garbage in what is loaded by now stopped all requests for 50 ms; to search the
+    # rest less often allows 6 % more requests.
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000)
@@ -99,7 +99,7 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
 
 
 def log_reason(app: ASGIApp) -> ASGIApp:
-    """Wrap the app to log why it cannot start without a database, but not where in the code."""
+    """Wrap the app so that a start without a database logs its reason, and no traceback."""
 
     async def logging_app(scope: Scope, receive: Receive, send: Send) -> None:
         async def send_reason(message: Message) -> None:
@@ -142,25 +142,26 @@ async def ready() -> State:
     return State(status="ready")
 
 
-app.include_router(users.sign_in)
+app.include_router(users.token_router)
 if settings.secret_key:
-    # What is above is open to everyone; all routes below are for those who are signed in.
+    # Routes above this line are open to everyone, routes below it are for those who are signed in.
     app.router.dependencies.append(Depends(users.guard))
     app.router.responses.update(users.UNAUTHORIZED)
 
 
+# In a path, `:id` is the `IdConvertor` of `responses.py`.
 TaskId = Annotated[int, Path(description="The id of the task")]
 IdempotencyKey = Annotated[
     str | None, Header(min_length=1, max_length=200, description="Any text, for this task only")
 ]
-CREATED: Responses = {201: {"headers": LOCATION | ETAG}}
-NOT_CHANGED: Responses = {304: {"description": "It still has this version"}}
+CREATED: Responses = {201: {"headers": LOCATION_HEADER | ETAG_HEADER}}
+NOT_MODIFIED: Responses = {304: {"description": "It still has this version"}}
 NOT_ALL_FOUND = document_error(404, "Some of the tasks are not there", Problems)
 NOT_THEIRS = document_error(409, "It belongs to another user")
-CHANGED = document_error(412, "It has another version")
+OTHER_VERSION = document_error(412, "It has another version")
 
 
-@app.post("/tasks", tags=["tasks"], status_code=201, responses=CREATED | UNREADABLE)
+@app.post("/tasks", tags=["tasks"], status_code=201, responses=CREATED | BAD_BODY)
 def create_task(
     task_create: TaskCreate,
     request: Request,
@@ -168,7 +169,7 @@ def create_task(
     session: SessionDep,
     idempotency_key: IdempotencyKey = None,
 ) -> PublicResponse[TaskPublic]:
-    """Create a task. Only its title is required; fields that a client does not set are ignored.
+    """Create a task. Only the title is required. Other fields are ignored.
 
     A request with an `Idempotency-Key` may be sent again: the repeated one creates nothing, and is
     answered with the task of the first. The key is used for one task only, until that is deleted
@@ -176,14 +177,14 @@ def create_task(
     """
     task = new_task(task_create, member, now())
     if idempotency_key is None:
-        save_task(session, task)
+        insert_tasks(session, {("body",): task})
     else:
-        task = save_task_once(session, task, idempotency_key)
+        task = insert_once(session, task, idempotency_key)
     session.commit()
     return task_response(task, 201, Location=f"{request.scope['path']}/{task.id}")
 
 
-@app.get("/tasks", tags=["tasks"], responses=PAGE)
+@app.get("/tasks", tags=["tasks"], responses=OK_WITH_LINK)
 def read_tasks(
     query: Annotated[TaskQuery, Query()], request: Request, session: SessionDep
 ) -> PublicResponse[list[TaskPublic]]:
@@ -195,7 +196,7 @@ def read_tasks(
     return read_page(session, request, query, Task, TaskPublic)
 
 
-@app.get("/tasks/{task_id:id}", tags=["tasks"], responses=TASK | NOT_CHANGED | NOT_FOUND)
+@app.get("/tasks/{task_id:id}", tags=["tasks"], responses=OK_WITH_ETAG | NOT_MODIFIED | NOT_FOUND)
 def read_task(
     task_id: TaskId, session: SessionDep, if_none_match: IfNoneMatch = None
 ) -> PublicResponse[TaskPublic]:
@@ -203,36 +204,48 @@ def read_task(
     task = session.connection().execute(SELECT_TASK, {"task_id": task_id}).first()
     if task is None:
         raise HTTPException(404, "Task not found")
+    # A proxy that compresses marks entity tags with `W/` (RFC 9110, 8.8.3).
     if if_none_match is not None and has_etag(if_none_match.replace("W/", ""), task):
         raise HTTPException(304, headers={"ETag": etag(task)})
     return task_response(task)
 
 
-@app.patch("/tasks/{task_id:id}", tags=["tasks"], responses=TASK | NOT_FOUND | CHANGED | UNREADABLE)
-@app.put("/tasks/{task_id:id}", tags=["tasks"], responses=TASK | NOT_FOUND | CHANGED | UNREADABLE)
+@app.patch(
+    "/tasks/{task_id:id}",
+    tags=["tasks"],
+    responses=OK_WITH_ETAG | NOT_FOUND | OTHER_VERSION | BAD_BODY,
+)
+@app.put(
+    "/tasks/{task_id:id}",
+    tags=["tasks"],
+    responses=OK_WITH_ETAG | NOT_FOUND | OTHER_VERSION | BAD_BODY,
+)
 def update_task(
     task_id: TaskId, task_update: TaskUpdate, session: SessionDep, if_match: IfMatch = None
 ) -> PublicResponse[TaskPublic]:
-    """Change the fields that are sent, and only those. Null clears `description` and `due_at`.
+    """Change only the fields that are sent, with `PUT` too. Null clears `description` and `due_at`.
 
     Other fields are ignored, so that a task may be sent back as it was received.
     """
-    task = find_task(session, task_id, if_match=if_match)
-    save_updates(session, [(task, task_update)])
+    task = find_task(session, task_id, if_match=if_match, for_update=True)
+    apply_updates(session, [(task, task_update)])
+    session.commit()
     return task_response(task)
 
 
-@app.delete("/tasks/{task_id:id}", tags=["tasks"], responses=NOT_FOUND | CHANGED)
+@app.delete("/tasks/{task_id:id}", tags=["tasks"], responses=NOT_FOUND | OTHER_VERSION)
 def delete_task(
     task_id: TaskId,
     session: SessionDep,
     *,
-    permanent: Annotated[bool, Query(description="Whether for good, also from the trash")] = False,
+    permanent: Annotated[
+        bool, Query(description="Delete it for good, also from the trash")
+    ] = False,
     if_match: IfMatch = None,
 ) -> TaskDeleted:
     """Move a task to the trash, which `GET /tasks?deleted=true` lists; or delete it for good."""
     deleted = None if permanent else False
-    task = find_task(session, task_id, deleted=deleted, if_match=if_match)
+    task = find_task(session, task_id, deleted=deleted, if_match=if_match, for_update=True)
     if permanent:
         session.delete(task)
     else:
@@ -242,16 +255,16 @@ def delete_task(
     return TaskDeleted(message=message, task_id=task_id)
 
 
-@app.post("/tasks/{task_id:id}/restore", tags=["tasks"], responses=TASK | NOT_FOUND)
+@app.post("/tasks/{task_id:id}/restore", tags=["tasks"], responses=OK_WITH_ETAG | NOT_FOUND)
 def restore_task(task_id: TaskId, session: SessionDep) -> PublicResponse[TaskPublic]:
     """Bring a task back from the trash."""
-    task = find_task(session, task_id, deleted=True)
+    task = find_task(session, task_id, deleted=True, for_update=True)
     task.change(deleted_at=None)
     session.commit()
     return task_response(task)
 
 
-@app.get("/tasks/by-status/{status}", tags=["tasks"], responses=PAGE)
+@app.get("/tasks/by-status/{status}", tags=["tasks"], responses=OK_WITH_LINK)
 def read_tasks_by_status(
     status: TaskStatus,
     query: Annotated[TaskQuery, Query()],
@@ -262,7 +275,7 @@ def read_tasks_by_status(
     return read_page(session, request, query, Task, TaskPublic, status=status)
 
 
-@app.get("/tasks/recent", tags=["tasks"], responses=PAGE)
+@app.get("/tasks/recent", tags=["tasks"], responses=OK_WITH_LINK)
 def read_recent_tasks(
     query: Annotated[RecentQuery, Query()], request: Request, session: SessionDep
 ) -> PublicResponse[list[TaskPublic]]:
@@ -285,7 +298,7 @@ def read_stats(query: Annotated[TaskFilter, Query()], session: SessionDep) -> Ta
     )
 
 
-@app.post("/tasks/bulk", tags=["tasks"], status_code=201, responses=UNREADABLE)
+@app.post("/tasks/bulk", tags=["tasks"], status_code=201, responses=BAD_BODY)
 def create_tasks(
     task_creates: Annotated[list[TaskCreate], Body(min_length=1, max_length=MAX_BULK)],
     member: MemberDep,
@@ -293,7 +306,7 @@ def create_tasks(
 ) -> PublicResponse[list[TaskPublic]]:
     """Create many tasks, all or none, and return them in the same order.
 
-    If any is wrong, the second part of each `loc` is its position in the list, from 0.
+    If any is wrong, the second item of each `loc` is its position in the list, from 0.
     """
     created_at = now()
     tasks = [
@@ -301,23 +314,19 @@ def create_tasks(
         new_task(task_create, member, created_at + timedelta(microseconds=position))
         for position, task_create in enumerate(task_creates)
     ]
-    require_users(
-        session,
-        {("body", position, "owner_id"): task.owner_id for position, task in enumerate(tasks)},
-    )
-    insert_tasks(session, tasks)
+    insert_tasks(session, {("body", position): task for position, task in enumerate(tasks)})
     session.commit()
     return PublicResponse([to_public(TaskPublic, task) for task in tasks], 201)
 
 
-@app.patch("/tasks/bulk", tags=["tasks"], responses=NOT_ALL_FOUND | UNREADABLE)
+@app.patch("/tasks/bulk", tags=["tasks"], responses=NOT_ALL_FOUND | BAD_BODY)
 def update_tasks(
     task_updates: Annotated[list[TaskBulkUpdate], Body(min_length=1, max_length=MAX_BULK)],
     session: SessionDep,
 ) -> PublicResponse[list[TaskPublic]]:
     """Change many tasks, all or none, and return them in the same order.
 
-    If any is wrong or not found, the second part of each `loc` is its position in the list, from 0.
+    If any is wrong or not found, the second item of each `loc` is its position in the list, from 0.
     Of several changes to one task, the later ones win.
     """
     ids = {task_update.id for task_update in task_updates}
@@ -333,14 +342,15 @@ def update_tasks(
     if problems:
         raise HTTPException(404, problems)
     updates = [(tasks[task_update.id], task_update) for task_update in task_updates]
-    save_updates(session, updates)
+    apply_updates(session, updates)
+    session.commit()
     return PublicResponse([to_public(TaskPublic, task) for task, _ in updates])
 
 
 @app.post(
     "/tasks/{task_id:id}/transfer",
     tags=["tasks"],
-    responses=TASK | NOT_FOUND | NOT_THEIRS | UNREADABLE,
+    responses=OK_WITH_ETAG | NOT_FOUND | NOT_THEIRS | BAD_BODY,
 )
 def transfer_task(
     task_id: TaskId,
@@ -350,7 +360,7 @@ def transfer_task(
 ) -> PublicResponse[TaskPublic]:
     """Give a task that is owned by one user to another, where null is nobody, and record it."""
     require_users(session, {("body", "to_user_id"): transfer_create.to_user_id})
-    task = find_task(session, task_id)
+    task = find_task(session, task_id, for_update=True)
     if task.owner_id != transfer_create.from_user_id:
         raise HTTPException(409, "The task does not belong to `from_user_id`")
     task.change(owner_id=transfer_create.to_user_id)
@@ -360,7 +370,7 @@ def transfer_task(
     return task_response(task)
 
 
-@app.get("/tasks/{task_id:id}/transfers", tags=["tasks"], responses=PAGE | NOT_FOUND)
+@app.get("/tasks/{task_id:id}/transfers", tags=["tasks"], responses=OK_WITH_LINK | NOT_FOUND)
 def read_transfers(
     task_id: TaskId,
     query: Annotated[PageQuery, Query()],
@@ -368,7 +378,7 @@ def read_transfers(
     session: SessionDep,
 ) -> PublicResponse[list[TransferPublic]]:
     """List the transfers of a task, the first one first, a page at a time."""
-    find_task(session, task_id, for_update=False)
+    find_task(session, task_id)
     return read_page(session, request, query, Transfer, TransferPublic, task_id=task_id)
 
 
@@ -389,15 +399,15 @@ def find_task(
     *,
     deleted: bool | None = False,
     if_match: str | None = None,
-    for_update: bool = True,
+    for_update: bool = False,
 ) -> Task:
-    """Return the task, for an update locked until the transaction ends.
+    """Return the task. With `for_update`, it is locked until the transaction ends.
 
-    Answer 404 without it, or if it is in the trash and `deleted` is false, or the other way round
-    (None is either); answer 412 if its entity tag is not in `if_match` (RFC 9110, 13.1.1).
+    Raise 404 if there is none where `deleted` says: True is in the trash, False is not, None is
+    either. Raise 412 if its entity tag is not in `if_match` (RFC 9110, 13.1.1).
     """
     task = session.get(Task, task_id, with_for_update=for_update)
-    if task is None or deleted not in (None, task.deleted_at is not None):
+    if task is None or (deleted is not None and deleted != (task.deleted_at is not None)):
         raise HTTPException(404, "Task not found")
     if if_match is not None and not has_etag(if_match, task):
         raise HTTPException(412, "The task has another version", {"ETag": etag(task)})
@@ -405,7 +415,7 @@ def find_task(
 
 
 def new_task(task_create: TaskCreate, member: User | None, created_at: datetime) -> Task:
-    """Return the task to create, which by default is owned by the member."""
+    """Return the task to create. Its owner is the member, unless the client sent another."""
     owner = {"owner_id": member.id} if member else {}
     datetimes = {"created_at": created_at, "updated_at": created_at}
     task = Task.model_validate(owner | task_create.model_dump() | datetimes)
@@ -413,73 +423,72 @@ def new_task(task_create: TaskCreate, member: User | None, created_at: datetime)
     return task
 
 
-def require_users(session: Session, user_ids: Mapping[tuple[str | int, ...], int | None]) -> None:
-    """Answer 422 with the locations in the request, the keys, of users who do not exist.
+# Where in a request a value was sent, as in the errors of FastAPI: `("body", 3, "owner_id")`.
+Location = tuple[str | int, ...]
 
-    The others are locked, so that they still exist when the transaction ends.
-    """
+
+def require_users(session: Session, user_ids: Mapping[Location, int | None]) -> None:
+    """Raise 422 if one of the users does not exist; until the transaction ends, none is deleted."""
     wanted = {user_id for user_id in user_ids.values() if user_id is not None}
     if not wanted:
         return
     statement = select(User.id).where(col(User.id).in_(wanted))
+    # FOR KEY SHARE on PostgreSQL: others may change the users, but not delete them.
     found = session.exec(statement.with_for_update(read=True, key_share=True)).all()
     problems = [
-        {"type": "user_not_found", "loc": loc, "msg": "There is no such user"}
-        for loc, user_id in user_ids.items()
+        {"type": "user_not_found", "loc": location, "msg": "There is no such user"}
+        for location, user_id in user_ids.items()
         if user_id in wanted.difference(found)
     ]
     if problems:
         raise RequestValidationError(problems)
 
 
-def insert_tasks(session: Session, tasks: Sequence[Task]) -> None:
-    """Insert the new tasks by one statement, and set their ids.
+def insert_tasks(session: Session, tasks: Mapping[Location, Task]) -> None:
+    """Insert new tasks by one statement, and set their ids. Raise 422 without one of the owners.
 
     `add_all` and `flush` of the session took 610 µs for one task, this takes 420.
     """
-    values = [task.model_dump(exclude={"id"}) for task in tasks]
+    owners = {(*location, "owner_id"): task.owner_id for location, task in tasks.items()}
+    require_users(session, owners)
+    values = [task.model_dump(exclude={"id"}) for task in tasks.values()]
     ids = session.connection().execute(INSERT_TASKS, values).scalars()
-    for task, task_id in zip(tasks, ids, strict=True):
+    for task, task_id in zip(tasks.values(), ids, strict=True):
         task.id = task_id
 
 
-def save_task(session: Session, task: Task) -> None:
-    """Insert a new task; answer 422 if its owner does not exist."""
-    require_users(session, {("body", "owner_id"): task.owner_id})
-    insert_tasks(session, [task])
+def insert_once(session: Session, task: Task, idempotency_key: str) -> Task:
+    """Insert a new task and return it, or return the task that an earlier request created.
 
-
-def save_task_once(session: Session, task: Task, idempotency_key: str) -> Task:
-    """Insert the new task and return it, or return the one that was created with the same key.
-
-    Answer 422 if that was created by another request, or if its owner does not exist.
+    Raise 422 if the key was used for another body, or if the owner does not exist.
     """
     task.idempotency_key, task.request_hash = idempotency_key, task.hash_request()
     try:
-        save_task(session, task)
-    except (IntegrityError, RequestValidationError):
+        insert_tasks(session, {("body",): task})
+    except (IntegrityError, RequestValidationError):  # the owner may be gone since then
         session.rollback()
         same_key = col(Task.idempotency_key) == idempotency_key
-        first = session.exec(select(Task).where(same_key)).one_or_none()
-        if first is None:
+        earlier = session.exec(select(Task).where(same_key)).one_or_none()
+        if earlier is None:
             raise
-        if first.request_hash != task.request_hash:
-            problem = {"type": "idempotency_key_reused", "msg": "Was used with another body"}
-            raise RequestValidationError(
-                [problem | {"loc": ("header", "Idempotency-Key")}]
-            ) from None
-        return first
+        if earlier.request_hash != task.request_hash:
+            problem = {
+                "type": "idempotency_key_reused",
+                "loc": ("header", "Idempotency-Key"),
+                "msg": "Was used with another body",
+            }
+            raise RequestValidationError([problem]) from None
+        return earlier
     return task
 
 
-def save_updates(session: Session, updates: Sequence[tuple[Task, TaskUpdate]]) -> None:
-    """Change the tasks one after the other, write them by one bulk UPDATE, and commit."""
+def apply_updates(session: Session, updates: Sequence[tuple[Task, TaskUpdate]]) -> None:
+    """Change the tasks one after the other, and write all of them by one bulk UPDATE."""
     for task, task_update in updates:
         task.change(**task_update.model_dump(exclude={"id"}))
     changed = {task.id: task for task, _ in updates if session.is_modified(task)}
-    session.expunge_all()  # else the commit would write the tasks one by one
+    session.expunge_all()  # or the session would write them again, one by one
     if changed:
         fields = {"id", *TaskUpdate.model_fields, "updated_at", "completed_at", "version"}
         values = [task.model_dump(include=fields) for task in changed.values()]
         session.exec(update(Task), params=values)
-    session.commit()

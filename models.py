@@ -63,7 +63,7 @@ def to_utc(value: datetime) -> datetime:
 
 # PostgreSQL stores no NUL character, so no text may contain one.
 NO_NUL = r"^[^\x00]*$"
-# The last two are blank for some programs, but not part of `\s` for others.
+# `\x85` and `\ufeff` are blank for some programs and not for others.
 NO_NUL_AND_NOT_BLANK = r"^[^\x00]*[^\x00\s\x85\ufeff][^\x00]*$"
 ShortText = Annotated[
     str,
@@ -100,7 +100,7 @@ Username = Annotated[
 Email = Annotated[
     EmailStr, AfterValidator(str.lower), Field(schema_extra={"examples": ["ada@example.com"]})
 ]
-# A secret hides its value in every representation, so in logs too.
+# A `Secret` hides its value in every representation, so in logs too.
 Password = Secret[Annotated[str, StringConstraints(min_length=8, max_length=128)]]
 
 
@@ -152,14 +152,14 @@ class Task(TaskBase, table=True):
         # The newest tasks of a status, however many or few there are.
         index("status", "created_at", "id", name="ix_task_status_created_at"),
         index("id", name="ix_task_trash", where="deleted_at IS NOT NULL"),
-        # Includes the trash, since the removal of a user looks for all tasks of that user.
+        # With those in the trash: when a user is deleted, all tasks of the user change.
         Index(None, "owner_id", "id"),
         NEVER_REUSE_IDS,
     )
 
     id: int | None = Field(default=None, primary_key=True)
     owner_id: int | None = Field(default=None, foreign_key="user.id", ondelete="SET NULL")
-    # By this, SQLAlchemy sorts the ids that come back when one statement inserts many tasks.
+    # When one INSERT creates many tasks, SQLAlchemy finds the id of each by this column.
     created_at: datetime = Field(default_factory=now, sa_column_kwargs={"insert_sentinel": True})
     updated_at: datetime = Field(default_factory=now)
     completed_at: datetime | None = None
@@ -190,6 +190,10 @@ class Task(TaskBase, table=True):
         return sha256(sent.encode()).hexdigest()
 
 
+# MISSING stands for a field that was not sent. `model_dump()` leaves it out, and a field whose default
+# it is can refuse null, unlike a field whose default is None.
+
+
 class TaskCreate(TaskBase):
     """What a client sends to create a task."""
 
@@ -201,7 +205,6 @@ class TaskCreate(TaskBase):
 class TaskUpdate(SQLModel):
     """What a client sends to change a task. Fields that are not sent stay as they are."""
 
-    # A field that was not sent is MISSING, which `model_dump()` leaves out.
     title: Title | MISSING = MISSING
     description: Description | MISSING | None = MISSING
     status: TaskStatus | MISSING = MISSING
@@ -254,7 +257,7 @@ class TransferBase(SQLModel):
 
 
 class Transfer(TransferBase, table=True):
-    """The table of transfers, which keeps the ids of users who were removed."""
+    """The table of transfers, which keeps the ids of deleted users."""
 
     __table_args__ = (Index(None, "task_id", "id"), NEVER_REUSE_IDS)
 
@@ -330,7 +333,7 @@ class UserPublic(UserBase):
 
 
 class UserDeleted(SQLModel):
-    """What a client sees of a user that it removed."""
+    """What a client sees of a user that it deleted."""
 
     message: str
     user_id: int
@@ -365,7 +368,7 @@ class ErrorMessage(SQLModel):
 
 
 class Problem(SQLModel):
-    """What is wrong with one part of a request, and which part it is."""
+    """What is wrong with one value in a request, and where that is."""
 
     type: str
     loc: list[str | int]
@@ -373,6 +376,6 @@ class Problem(SQLModel):
 
 
 class Problems(SQLModel):
-    """What a client sees when parts of its request are wrong."""
+    """What a client sees when values in its request are wrong."""
 
     detail: list[Problem]

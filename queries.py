@@ -1,6 +1,6 @@
-"""What clients ask lists for, and the SELECT that each query becomes."""
+"""What clients may ask of a list, and the SELECT that each query becomes."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from functools import lru_cache
 from operator import eq, ge, gt, le, lt
@@ -55,8 +55,9 @@ from models import (
     now,
 )
 
-# How a SELECT reads what is only sent on as JSON: as the driver returns it. To make an enum of each
-# status and to check the zone of each datetime took a quarter of the time of a list.
+# How a SELECT reads columns that are only sent on as JSON: without making an enum of each status
+# and, on PostgreSQL, without converting each datetime to UTC (`UTCDateTime` is SQLModel's type of
+# datetime columns). Both took a quarter of the time of a list.
 DRIVER_TYPES: dict[type, TypeEngine[Any]] = {
     Enum: String(),
     UTCDateTime: UTCDateTime().with_variant(DateTime(timezone=True), "postgresql"),
@@ -69,7 +70,7 @@ def select_public(table: type[SQLModel], public: type[SQLModel]) -> Select[Any]:
     A field may be a column of the table or a `hybrid_property`.
     """
     columns = {field: getattr(table, field) for field in public.model_fields}
-    return Select(
+    return Select(  # `select` of SQLModel is typed for four columns at most
         *(
             type_coerce(column, DRIVER_TYPES.get(type(column.type), column.type)).label(field)
             for field, column in columns.items()
@@ -77,15 +78,16 @@ def select_public(table: type[SQLModel], public: type[SQLModel]) -> Select[Any]:
     )
 
 
-# Built once: that took a third of the time of a read.
+# Prepared statements: to build the SELECT for each request took a third of the time of a read. They
+# are executed by `session.connection()`, since their results are rows and not `Task` objects.
 SELECT_TASK = select_public(Task, TaskPublic).where(
     col(Task.id) == bindparam("task_id"), col(Task.deleted_at).is_(None)
 )
 INSERT_TASKS = insert(Task).returning(col(Task.id), sort_by_parameter_order=True)
 
 
-def since(days: int = 0) -> BindParameter[datetime]:
-    """Return the datetime that many days ago, computed at each execution of a statement."""
+def days_ago(days: int) -> BindParameter[datetime]:
+    """Return a parameter with the datetime that many days before a statement is executed."""
     return bindparam(None, callable_=lambda: now() - timedelta(days=days), type_=UTCDateTime())
 
 
@@ -93,7 +95,7 @@ def overdue() -> ColumnElement[bool]:
     """Return the condition that a task is due in the past and not completed."""
     due_at = col(Task.due_at)
     # Without a due date the comparison is NULL, and so would be its opposite.
-    return and_(due_at.is_not(None), due_at < since(), col(Task.status) != TaskStatus.completed)
+    return and_(due_at.is_not(None), due_at < days_ago(0), col(Task.status) != TaskStatus.completed)
 
 
 Table = type[Task] | type[Transfer] | type[User]
@@ -103,7 +105,8 @@ Comparison = tuple[Callable[[Any, Any], Any], SQLColumnExpression[Any], object]
 class PageBase(SQLModel):
     """The fields that all queries of pages share."""
 
-    # Without "forbid", a misspelt parameter would return the whole list.
+    # "forbid", or a misspelt parameter would return the whole list; "frozen", to be a key of the
+    # cache of `select_page`.
     model_config = {"extra": "forbid", "frozen": True}
 
     limit: int = Field(default=100, ge=1, le=100, description="The maximum number to return")
@@ -191,6 +194,7 @@ TaskSort = Literal[
 ]  # fmt: skip
 
 # What a cursor holds for each field to sort by: the value and the id of the last row of a page.
+# Unlike `Id` and `Priority`, these types take text, since they are read from a URL.
 CursorId = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
 EmptyIsNone = BeforeValidator(lambda value: value or None)
 CURSORS: dict[str, TypeAdapter[Any]] = {
@@ -247,67 +251,68 @@ class TaskQuery(TaskFilter, PageBase):
     @classmethod
     def require_cursor(cls, after: str | None, info: ValidationInfo) -> str | None:
         """Refuse a cursor that does not fit the sort."""
-        if after is not None and "sort" in info.data:
+        if after is not None and "sort" in info.data:  # it is not there if it is wrong itself
             read_cursor(info.data["sort"], after)
         return after
 
 
 class RecentQuery(TaskQuery):
-    """The same of the tasks created in the last days."""
+    """The same for the tasks created in the last days."""
 
     days: int = Field(default=7, ge=1, le=3650, description="Created in the last days")
 
     def conditions(self) -> Iterator[ColumnElement[bool]]:
         """Yield the conditions that all have to be true for a task."""
         yield from super().conditions()
-        yield col(Task.created_at) >= since(self.days)
+        yield col(Task.created_at) >= days_ago(self.days)
 
 
 def select_matching(
     table: Table,
     public: type[SQLModel],
     query: PageQuery | TaskQuery,
-    **equal: object,
+    **column_values: object,
 ) -> Select[Any]:
-    """Return the SELECT of all rows that the query asks for and that have these column values."""
-    columns = (getattr(table, name) == value for name, value in equal.items())
-    return select_public(table, public).where(*query.conditions(), *columns)
+    """Return the SELECT of all rows that match the query and have these values in these columns."""
+    conditions = [getattr(table, name) == value for name, value in column_values.items()]
+    return select_public(table, public).where(*query.conditions(), *conditions)
 
 
-@lru_cache  # to build an equal SELECT again, and SQLAlchemy's key for it, takes a tenth of a list
+@lru_cache  # to build an equal SELECT again takes a tenth of the time of a list
 def select_page(
     table: Table,
     public: type[SQLModel],
     query: PageQuery | TaskQuery,
-    **equal: object,
+    **column_values: object,
 ) -> Select[Any]:
     """Return the SELECT of a page, and of one more row, which tells whether there is a next page.
 
-    For `?sort=priority&after=3,17&limit=2` it is, but for the names of the columns:
+    For `?sort=priority&after=3,17&limit=2` it is:
 
-        SELECT * FROM task WHERE deleted_at IS NULL AND (priority, id) > (3, 17)
+        SELECT ... FROM task WHERE deleted_at IS NULL AND (priority, id) > (3, 17)
         ORDER BY priority, id LIMIT 3
 
-    PostgreSQL starts to read there in the index on both columns. SQLite uses the first column only,
-    and reads all rows of this priority.
+    PostgreSQL starts at (3, 17) in the index on both columns. SQLite uses only the first column,
+    so it reads all tasks of priority 3.
     """
-    statement = select_matching(table, public, query, **equal)
+    statement = select_matching(table, public, query, **column_values)
+    field = query.sort.removeprefix("-")
     last = None if query.after is None else read_cursor(query.sort, query.after)
-    if query.sort in ("due_at", "-due_at"):
+    if field == "due_at":
         page = sort_by_due_at(statement, query, last)
     else:
-        fields = dict.fromkeys((query.sort.removeprefix("-"), "id"))
-        page = sort_by([getattr(table, field) for field in fields], statement, query.sort, last)
+        columns = [table.id] if field == "id" else [getattr(table, field), table.id]
+        page = sort_by(statement, columns, query.sort, last)
     return page.offset(query.offset).limit(query.limit + 1)
 
 
 def sort_by(
-    columns: Sequence[Any],
     statement: Select[Any],
+    columns: list[Any],
     sort: str,
     last: tuple[Any, ...] | None = None,
 ) -> Select[Any]:
-    """Return the SELECT of the rows behind the last values of these columns, sorted by them."""
+    """Return the SELECT sorted by the columns, of the rows after their last values, if any."""
     direction, further = (desc, lt) if sort.startswith("-") else (asc, gt)
     if last is not None:
         statement = statement.where(further(tuple_(*columns), last))
@@ -317,20 +322,24 @@ def sort_by(
 def sort_by_due_at(
     statement: Select[Any], query: PageQuery | TaskQuery, last: tuple[Any, ...] | None
 ) -> Select[Any]:
-    """Return the SELECT sorted by due date, with tasks that have none last in both directions.
+    """Return the SELECT sorted by due date, with the tasks that have none last in both directions.
 
-    An index has these at one end only, so a page unites two ranges of it.
+    An index cannot have NULL last in both directions, so this unites two reads of it. Without
+    `after` and ascending:
+
+        SELECT * FROM (SELECT ... WHERE due_at IS NOT NULL ORDER BY due_at, id LIMIT 101)
+        UNION ALL SELECT * FROM (SELECT ... WHERE due_at IS NULL ORDER BY id LIMIT 101)
+        ORDER BY due_at IS NULL, due_at, id
     """
     due_at, task_id = col(Task.due_at), col(Task.id)
-    undated = statement.where(due_at.is_(None))
+    dated, undated = statement.where(due_at.is_not(None)), statement.where(due_at.is_(None))
     if last is not None and last[0] is None:
-        return sort_by([task_id], undated, query.sort, last[1:])
-    dated = statement.where(due_at.is_not(None))
-    ranges = (
-        sort_by([due_at, task_id], dated, query.sort, last),
-        sort_by([task_id], undated, query.sort),
+        return sort_by(undated, [task_id], query.sort, last[1:])
+    reads = (
+        sort_by(dated, [due_at, task_id], query.sort, last),
+        sort_by(undated, [task_id], query.sort),
     )
-    enough = min(query.offset + query.limit + 1, MAX_INTEGER)
-    both = union_all(*(part.limit(enough).subquery().select() for part in ranges)).subquery()
+    limit = query.offset + query.limit + 1
+    both = union_all(*(read.limit(limit).subquery().select() for read in reads)).subquery()
     dated_first = both.select().order_by(both.c.due_at.is_(None))
-    return sort_by([both.c.due_at, both.c.id], dated_first, query.sort)
+    return sort_by(dated_first, [both.c.due_at, both.c.id], query.sort)

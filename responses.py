@@ -35,8 +35,8 @@ Public = TypeVar("Public")
 class PublicResponse(Response, Generic[Public]):
     """A response with a public variant, or with a list of them, as JSON.
 
-    As the return type of a route it is documented like the variant itself. FastAPI would convert
-    and check the variant in another thread: that took a third of the time of a list.
+    A route that returns a variant itself lets FastAPI validate it and convert it to JSON in another
+    thread, which took a third of the time of a list.
     """
 
     media_type = "application/json"
@@ -45,7 +45,7 @@ class PublicResponse(Response, Generic[Public]):
     def __get_pydantic_core_schema__(
         cls, source: object, handler: GetCoreSchemaHandler
     ) -> CoreSchema:
-        """Return the schema of the variant."""
+        """Tell Pydantic, and so FastAPI, to document the response by the schema of the variant."""
         return handler(get_args(source)[0])
 
     def render(self, content: object) -> bytes:
@@ -54,9 +54,9 @@ class PublicResponse(Response, Generic[Public]):
 
 
 def to_public(public: type[SQLModel], source: SQLModel | Row[Any]) -> dict[str, Any]:
-    """Return what a public variant shows of an object, or of a row of `select_public`."""
+    """Return the fields of a public variant from an object, or from a row of `select_public`."""
     fields = public.model_fields
-    # A row has just these values in this order; to read each by its name takes five times as long.
+    # Such a row has these values in this order; to get each by its name takes five times as long.
     values = source if isinstance(source, Row) else [getattr(source, field) for field in fields]
     return dict(zip(fields, values, strict=True))
 
@@ -67,24 +67,25 @@ def read_page(
     query: PageQuery | TaskQuery,
     table: Table,
     public: type[SQLModel],
-    **equal: object,
+    **column_values: object,
 ) -> PublicResponse[Any]:
-    """Return the page that the query asks for, of the rows with these column values.
+    """Return the page that the query asks for, of the rows with these values in these columns.
 
     If there is a next page, the header `Link` has its URL (RFC 8288).
     """
     headers = {}
     connection = session.connection()
     if query.count:
-        matching = select_matching(table, public, query, **equal)
+        matching = select_matching(table, public, query, **column_values)
         counting = matching.with_only_columns(func.count(), maintain_column_froms=True)
         headers["X-Total-Count"] = str(connection.execute(counting).scalar_one())
-    rows = connection.execute(select_page(table, public, query, **equal)).all()
+    rows = connection.execute(select_page(table, public, query, **column_values)).all()
     if len(rows) > query.limit:
         rows = rows[: query.limit]
         after = write_cursor(query.sort, rows[-1])
         url = request.url.remove_query_params("offset").include_query_params(after=after)
-        headers["Link"] = f'<{str(url).replace("%2C", ",")}>; rel="next"'
+        readable_url = str(url).replace("%2C", ",")
+        headers["Link"] = f'<{readable_url}>; rel="next"'
     return PublicResponse([to_public(public, row) for row in rows], headers=headers)
 
 
@@ -95,7 +96,7 @@ def etag(task: Task | Row[Any]) -> str:
 
 def has_etag(etags: str, task: Task | Row[Any]) -> bool:
     """Return whether the entity tag of a task is in a list as `If-Match` has it."""
-    return not {"*", etag(task)}.isdisjoint(tag.strip() for tag in etags.split(","))
+    return any(tag.strip() in ("*", etag(task)) for tag in etags.split(","))
 
 
 # Entity tags, as in RFC 9110, 13.1.
@@ -106,37 +107,36 @@ IfNoneMatch = Annotated[
 
 
 class IdConvertor(IntegerConvertor):
-    """The digits of an id in a path, however many there are."""
+    """Matches `{task_id:id}` in a path with digits only, so that `/tasks/stats` has no id."""
 
     def convert(self, value: str) -> int:
-        """Return the id, or the largest possible id instead of one that no row can have."""
+        """Return the id; instead of one that is too large for the database, the largest."""
         return min(int(value), MAX_INTEGER) if len(value) <= len(str(MAX_INTEGER)) else MAX_INTEGER
 
 
 register_url_convertor("id", IdConvertor())
 
 
+# What follows documents responses and headers; nothing of it is sent.
 Responses = dict[int | str, dict[str, Any]]
 
 
 def document_header(description: str, kind: str = "string") -> dict[str, object]:
-    """Return the documentation of a header, in the terms of OpenAPI."""
+    """Return the documentation of a header, as OpenAPI has it."""
     return {"schema": {"type": kind}, "description": description}
 
 
 def document_error(
-    status_code: int, description: str, model: type[SQLModel] = ErrorMessage, **headers: object
+    status_code: int, description: str, model: type[SQLModel] = ErrorMessage
 ) -> Responses:
-    """Return the documentation of an error, in the terms of FastAPI's `responses`."""
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
-    documented = {"model": model, "description": description}
-    return {status_code: documented | ({"headers": named} if named else {})}
+    """Return the documentation of an error, as the `responses` of FastAPI have it."""
+    return {status_code: {"model": model, "description": description}}
 
 
-ETAG = {"ETag": document_header("Its version, in quotes")}
-LOCATION = {"Location": document_header("Its path")}
-TASK: Responses = {200: {"headers": ETAG}}
-PAGE: Responses = {
+LOCATION_HEADER = {"Location": document_header("Its path")}
+ETAG_HEADER = {"ETag": document_header("Its version, in quotes")}
+OK_WITH_ETAG: Responses = {200: {"headers": ETAG_HEADER}}
+OK_WITH_LINK: Responses = {
     200: {
         "headers": {
             "Link": document_header('The URL of the next page, if there is one, with `rel="next"`'),
@@ -147,24 +147,20 @@ PAGE: Responses = {
     }
 }
 NOT_FOUND = document_error(404, "There is no such thing")
-UNREADABLE = document_error(400, "The body cannot be decoded, or nests too deep") | document_error(
-    413, f"The body is over {MAX_BODY_SIZE} bytes"
-)
-UNAVAILABLE = document_error(
-    503,
-    "The database is not available or too busy",
-    Retry_After=document_header("In seconds", "integer"),
-)
+BAD_BODY = document_error(400, "The body cannot be decoded, or nests too deep")
+BAD_BODY |= document_error(413, f"The body is over {MAX_BODY_SIZE} bytes")
+UNAVAILABLE = document_error(503, "The database is not available or too busy")
+UNAVAILABLE[503]["headers"] = {"Retry-After": document_header("In seconds", "integer")}
 
 
-async def answer_invalid(_request: Request, error: RequestValidationError) -> JSONResponse:
-    """Answer 422 without the input, which may be secret, or not representable in JSON."""
+async def respond_invalid(_request: Request, error: RequestValidationError) -> JSONResponse:
+    """Respond with 422, without the input, which may be secret or not representable in JSON."""
     detail = [{key: problem[key] for key in ("type", "loc", "msg")} for problem in error.errors()]
     return JSONResponse({"detail": detail}, 422)
 
 
-async def answer_wrong_method(request: Request, _error: HTTPException) -> Response:
-    """Answer 405 with all methods of the path (RFC 9110, 15.5.6), not only those of one route."""
+async def respond_wrong_method(request: Request, _error: HTTPException) -> Response:
+    """Respond with 405 and all methods of the path (RFC 9110, 15.5.6), not those of one route."""
     matching = [
         route
         for route in iter_route_contexts(request.app.routes)
@@ -176,17 +172,17 @@ async def answer_wrong_method(request: Request, _error: HTTPException) -> Respon
     )
 
 
-async def answer_database_error(request: Request, error: DBAPIError) -> JSONResponse:
-    """Answer 503 for an outage, and for a schema that is not current; 500 for a bug."""
+async def respond_database_error(request: Request, error: DBAPIError) -> JSONResponse:
+    """Respond with 503 to an outage or an old schema, and with 500 to a bug."""
     if is_outage(error) or not await run_in_slot(schema_is_current):
-        return await answer_unavailable(request, error)
-    lines = "".join(format_tb(error.__traceback__))
-    logger.error("%s in %s\n%s", first_line(error), error.statement, lines)
+        return await respond_unavailable(request, error)
+    traceback = "".join(format_tb(error.__traceback__))
+    logger.error("%s in %s\n%s", first_line(error), error.statement, traceback)
     return JSONResponse({"detail": "Internal Server Error"}, 500)
 
 
-async def answer_unavailable(_request: Request, error: Exception) -> JSONResponse:
-    """Answer 503."""
+async def respond_unavailable(_request: Request, error: Exception) -> JSONResponse:
+    """Respond with 503, and log why."""
     reason = first_line(error) if isinstance(error, DBAPIError) else error
     logger.error("The database is not available: %s", reason)
     return JSONResponse({"detail": "The database is not available"}, 503, RETRY_AFTER)
@@ -195,15 +191,15 @@ async def answer_unavailable(_request: Request, error: Exception) -> JSONRespons
 EXCEPTION_HANDLERS: dict[
     int | type[Exception], Callable[[Request, Any], Coroutine[Any, Any, Response]]
 ] = {
-    405: answer_wrong_method,
-    RequestValidationError: answer_invalid,
-    DBAPIError: answer_database_error,
-    PoolTimeoutError: answer_unavailable,
+    405: respond_wrong_method,
+    RequestValidationError: respond_invalid,
+    DBAPIError: respond_database_error,
+    PoolTimeoutError: respond_unavailable,
 }
 
 
 def limit_body(app: ASGIApp) -> ASGIApp:
-    """Wrap the app to answer 413 in JSON; FastAPI's own `max_body_size` answers in plain text."""
+    """Wrap the app to refuse large bodies in JSON; FastAPI's `max_body_size` sends plain text."""
 
     async def limited_app(scope: Scope, receive: Receive, send: Send) -> None:
         size = 0

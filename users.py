@@ -32,10 +32,10 @@ from models import (
 )
 from queries import PageQuery, TaskQuery
 from responses import (
-    LOCATION,
+    BAD_BODY,
+    LOCATION_HEADER,
     NOT_FOUND,
-    PAGE,
-    UNREADABLE,
+    OK_WITH_LINK,
     PublicResponse,
     document_error,
     document_header,
@@ -43,14 +43,13 @@ from responses import (
     to_public,
 )
 
-UNAUTHORIZED = document_error(
-    401, "Nobody is signed in", WWW_Authenticate=document_header("`Bearer`")
-)
+UNAUTHORIZED = document_error(401, "Nobody is signed in")
+UNAUTHORIZED[401]["headers"] = {"WWW-Authenticate": document_header("`Bearer`")}
 FORBIDDEN = document_error(403, "Not the own account")
 SIGN_IN_IS_OFF = document_error(404, "`SECRET_KEY` is not set")
 TAKEN = document_error(409, "The name or address is taken")
 
-# One lane for each hash: with the usual four, two at once leave the requests even less of the CPU.
+# One thread for each hash: with the usual four, two hashes at once leave other requests little CPU.
 hasher = PasswordHash([Argon2Hasher(parallelism=1)])
 two_at_once = CapacityLimiter(2)
 # The password of an unknown user is compared with this, so that the response takes as long.
@@ -68,21 +67,21 @@ async def is_password(password: str, password_hash: str) -> bool:
 
 
 def get_secret_key() -> str:
-    """Return the key that signs tokens; answer 404 where sign-in is off."""
+    """Return the key that signs tokens; raise 404 where sign-in is off."""
     if settings.secret_key is None:
         raise HTTPException(404, "Sign-in is off")
     return settings.secret_key.get_secret_value()
 
 
 def unauthorized(detail: str) -> HTTPException:
-    """Return the answer to a client who has to sign in (RFC 6750, 3)."""
+    """Return the error for a client who has to sign in (RFC 6750, 3)."""
     return HTTPException(401, detail, {"WWW-Authenticate": "Bearer"})
 
 
-sign_in = APIRouter(tags=["users"])
+token_router = APIRouter(tags=["users"])
 
 
-@sign_in.post("/token", responses=UNAUTHORIZED | SIGN_IN_IS_OFF | UNREADABLE)
+@token_router.post("/token", responses=UNAUTHORIZED | SIGN_IN_IS_OFF | BAD_BODY)
 async def create_token(form: Annotated[SignIn, Form()], response: Response) -> Token:
     """Sign in, and get a token to send as `Authorization: Bearer …` with every call.
 
@@ -109,7 +108,8 @@ async def require_member(
     request: Request,
     token: Annotated[str | None, Depends(OAuth2PasswordBearer("token", auto_error=False))],
 ) -> User | None:
-    """Return who is signed in; answer 401 to others, but let anyone create the first user."""
+    """Return who is signed in; raise 401 for others, but let anyone create the first user."""
+    # `create_user` checks it again under a lock.
     creates_user = token is None and request.scope["endpoint"] is create_user
     if creates_user and await read_one(select(User).limit(1)) is None:
         return None
@@ -140,21 +140,22 @@ async def allow_everyone() -> None:
 
 
 guard = require_member if settings.secret_key else allow_everyone
+# A member is a user who is signed in.
 MemberDep = Annotated[User | None, Depends(guard)]
 UserId = Annotated[int, Path(description="The id of the user")]
 
 router = APIRouter(prefix="/users", tags=["users"])
 
 
-async def hash_new_password(user_create: UserCreate) -> User:
+async def user_to_create(user_create: UserCreate) -> User:
     """Return the new user; the password is hashed before a session holds a connection."""
     password_hash = await hash_password(user_create.password.get_secret_value())
     return User.model_validate(user_create, update={"password_hash": password_hash})
 
 
-@router.post("", status_code=201, responses={201: {"headers": LOCATION}} | TAKEN | UNREADABLE)
+@router.post("", status_code=201, responses={201: {"headers": LOCATION_HEADER}} | TAKEN | BAD_BODY)
 def create_user(
-    user: Annotated[User, Depends(hash_new_password)],
+    user: Annotated[User, Depends(user_to_create)],
     request: Request,
     member: MemberDep,
     session: SessionDep,
@@ -170,7 +171,7 @@ def create_user(
     return PublicResponse(to_public(UserPublic, user), 201, location)
 
 
-@router.get("", responses=PAGE)
+@router.get("", responses=OK_WITH_LINK)
 def read_users(
     query: Annotated[PageQuery, Query()], request: Request, session: SessionDep
 ) -> PublicResponse[list[UserPublic]]:
@@ -192,7 +193,7 @@ def read_user(user_id: UserId, session: SessionDep) -> PublicResponse[UserPublic
     return PublicResponse(to_public(UserPublic, find_user(session, user_id)))
 
 
-@router.get("/{user_id:id}/tasks", responses=PAGE | NOT_FOUND)
+@router.get("/{user_id:id}/tasks", responses=OK_WITH_LINK | NOT_FOUND)
 def read_tasks_of_user(
     user_id: UserId,
     query: Annotated[TaskQuery, Query()],
@@ -205,17 +206,17 @@ def read_tasks_of_user(
 
 
 async def require_own_account(user_id: UserId, member: MemberDep) -> None:
-    """Answer 403 to a member who would change the account of another user."""
+    """Raise 403 for a member who wants to change the account of another user."""
     if member is not None and member.id != user_id:
         raise HTTPException(403, "This is not your account")
 
 
 def wrong_password() -> HTTPException:
-    """Return the answer to a client who does not know the password to change."""
+    """Return the error for a client who does not know the current password."""
     return HTTPException(403, "`current_password` is not the current password")
 
 
-async def hash_changed_password(
+async def changes_of_user(
     user_id: UserId, user_update: UserUpdate
 ) -> tuple[dict[str, Any], str | None]:
     """Return what to change, and the hash of the current password if that had to be checked.
@@ -240,12 +241,12 @@ async def hash_changed_password(
 @router.patch(
     "/{user_id:id}",
     dependencies=[Depends(require_own_account)],
-    responses=FORBIDDEN | NOT_FOUND | TAKEN | UNREADABLE,
+    responses=FORBIDDEN | NOT_FOUND | TAKEN | BAD_BODY,
 )
 def update_user(
     user_id: UserId,
     changes_and_checked_hash: Annotated[
-        tuple[dict[str, Any], str | None], Depends(hash_changed_password)
+        tuple[dict[str, Any], str | None], Depends(changes_of_user)
     ],
     session: SessionDep,
 ) -> PublicResponse[UserPublic]:
@@ -256,8 +257,8 @@ def update_user(
     """
     changes, checked_hash = changes_and_checked_hash
     user = find_user(session, user_id, for_update=True)
-    if checked_hash not in (None, user.password_hash):
-        raise wrong_password()  # by now, since another request has changed it
+    if checked_hash is not None and checked_hash != user.password_hash:
+        raise wrong_password()  # another request has changed it meanwhile
     user.sqlmodel_update(changes)
     if checked_hash or not user.is_active:
         user.token_version += 1
@@ -271,14 +272,16 @@ def update_user(
     responses=FORBIDDEN | NOT_FOUND,
 )
 def delete_user(user_id: UserId, member: MemberDep, session: SessionDep) -> UserDeleted:
-    """Remove a user for good. The tasks of the user stay and are owned by nobody.
+    """Delete a user for good. The tasks of the user stay and are owned by nobody.
 
-    Members remove only their own account.
+    Members delete only their own account.
     """
     user = find_user(session, user_id, for_update=True)
     is_theirs = col(Task.owner_id) == user_id
-    # So that none is transferred between the two statements; by id, like `update_tasks`.
+    # Lock the tasks, in the order of their ids as `update_tasks` does, so that no other request
+    # transfers one before the UPDATE below.
     session.exec(select(Task.id).where(is_theirs).order_by(col(Task.id)).with_for_update())
+    # One INSERT ... SELECT for the transfers of all tasks.
     transfer = {
         "task_id": col(Task.id),
         "from_user_id": col(Task.owner_id),
@@ -296,7 +299,7 @@ def delete_user(user_id: UserId, member: MemberDep, session: SessionDep) -> User
 
 
 def find_user(session: Session, user_id: int, *, for_update: bool = False) -> User:
-    """Return the user, for an update locked until the transaction ends; answer 404 without it."""
+    """Return the user, locked until the transaction ends with `for_update`; raise 404 without."""
     user = session.get(User, user_id, with_for_update=for_update)
     if user is None:
         raise HTTPException(404, "User not found")
@@ -304,7 +307,7 @@ def find_user(session: Session, user_id: int, *, for_update: bool = False) -> Us
 
 
 def commit_user(session: Session) -> None:
-    """Commit; answer 409 if another user has the name or the address."""
+    """Commit; raise 409 if another user has the name or the address."""
     try:
         session.commit()
     except IntegrityError as error:

@@ -190,8 +190,8 @@ class Task(TaskBase, table=True):
         return sha256(sent.encode()).hexdigest()
 
 
-# MISSING stands for a field that was not sent. `model_dump()` leaves it out, and a field whose default
-# it is can refuse null, unlike a field whose default is None.
+# MISSING is the value of a field that was not sent. `model_dump()` leaves it out, and a field with
+# this default can refuse null, unlike a field whose default is None.
 
 
 class TaskCreate(TaskBase):

@@ -22,7 +22,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from database import first_line, is_outage, run_in_slot, schema_is_current
 from models import MAX_INTEGER, ErrorMessage, Task
-from queries import PageQuery, Table, TaskQuery, select_matching, select_page, write_cursor
+from queries import (
+    PageQuery,
+    Table,
+    TaskQuery,
+    fields_of,
+    select_matching,
+    select_page,
+    write_cursor,
+)
 
 MAX_BODY_SIZE = 1024 * 1024  # bytes
 RETRY_AFTER = {"Retry-After": "5"}  # seconds
@@ -55,7 +63,7 @@ class PublicResponse(Response, Generic[Public]):
 
 def to_public(public: type[SQLModel], source: SQLModel | Row[Any]) -> dict[str, Any]:
     """Return the fields of a public variant from an object, or from a row of `select_public`."""
-    fields = public.model_fields
+    fields = fields_of(public)
     # Such a row has these values in this order; to get each by its name takes five times as long.
     values = source if isinstance(source, Row) else [getattr(source, field) for field in fields]
     return dict(zip(fields, values, strict=True))

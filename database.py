@@ -32,7 +32,7 @@ class PostgresqlConnection(psycopg2.extensions.connection):
     """A connection that can switch to AUTOCOMMIT and back without a statement.
 
     The two engines below share their connections, and SQLAlchemy switches them for each read.
-    psycopg2's own method sends a statement for that, which took 100 of the 600 µs of a read.
+    psycopg2's own method sends a statement for that: a second round trip.
     """
 
     def set_isolation_level(self, level: int | str | None) -> None:
@@ -128,8 +128,8 @@ else:
 # A slot is the right to one connection. Requests wait for it here, before they take a thread: if
 # they waited in threads, none could be left for the requests that have a connection.
 slots = (Semaphore(settings.database_pool_size + settings.database_max_overflow),)
-# SQLite has one writer at a time. The others wait here in a queue. SQLite itself would sleep and
-# try again, by which the slowest of a hundred creates took ten times as long.
+# SQLite has one writer at a time. The others wait here in a queue. In SQLite itself they would sleep
+# and try again: with 8 clients, the p99 of a create was 300 to 800 ms instead of 15 to 30.
 writer_slots = (Semaphore(1), *slots) if is_sqlite else slots
 
 

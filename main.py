@@ -89,11 +89,9 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         logger.warning("SECRET_KEY is not set: the API is open to everyone who can reach it")
     if settings.migrate_at_start:
         upgrade_schema()
-    # To search for garbage in what is loaded by now stopped all requests for 50 ms; to search the
-    # rest less often allows 6 % more requests.
+    # Not to search for garbage in what is loaded by now: the p99 of a read is 14 instead of 68 ms.
     gc.collect()
     gc.freeze()
-    gc.set_threshold(10_000)
     yield
     engine.dispose()
 

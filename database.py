@@ -128,8 +128,8 @@ else:
 # A slot is the right to one connection. Requests wait for it here, before they take a thread: if
 # they waited in threads, none could be left for the requests that have a connection.
 slots = (Semaphore(settings.database_pool_size + settings.database_max_overflow),)
-# SQLite has one writer at a time. The others wait here in a queue. In SQLite itself they would sleep
-# and try again: with 8 clients, the p99 of a create was 300 to 800 ms instead of 15 to 30.
+# SQLite has one writer at a time. The others wait here in a queue. In SQLite itself they would
+# sleep and try again: with 8 clients, the p99 of a create was 300 to 800 ms instead of 15 to 30.
 writer_slots = (Semaphore(1), *slots) if is_sqlite else slots
 
 

@@ -67,7 +67,6 @@ def test_a_read_only_server_is_an_outage_that_ends_with_it(
     [
         ("sqlite:////nowhere/tasks.db", "unable to open database file"),
         ("postgresql://user:secret@127.0.0.1:1/tasks", "connection to server at"),
-        ("postgresql://user:secret@/tasks?host=a,b&port=1,2,3", "hosts and ports"),
     ],
 )
 def test_a_start_without_a_database_ends_with_one_sentence(

@@ -71,17 +71,6 @@ def test_a_new_constraint_of_the_models_is_noticed(new_database: NewDatabase, co
     assert schema(database) == before
 
 
-def test_the_newest_migration_can_be_undone_and_done_again(empty_database: str) -> None:
-    empty = schema(empty_database)
-    alembic(empty_database, "upgrade", "head")
-    newest = schema(empty_database)
-
-    alembic(empty_database, "downgrade", "-1")
-    alembic(empty_database, "upgrade", "head")
-
-    assert schema(empty_database) == newest != empty
-
-
 @pytest.mark.slow
 def test_every_migration_can_be_undone_and_done_again(empty_database: str) -> None:
     empty = schema(empty_database)

@@ -174,7 +174,6 @@ def test_bulk_changes_in_opposite_orders_at_the_same_moment_all_succeed(
     assert len({task["title"] for task in left}) == 1
 
 
-@pytest.mark.usefixtures("client")
 def test_the_round_trips_of_a_bulk_call_do_not_grow_with_its_items(
     new_postgresql_database: Callable[[], str], tmp_path: Path
 ) -> None:

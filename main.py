@@ -7,16 +7,7 @@ from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from typing import Annotated, Any
 
-from fastapi import (
-    Body,
-    Depends,
-    FastAPI,
-    Header,
-    HTTPException,
-    Path,
-    Query,
-    Request,
-)
+from fastapi import Body, Depends, FastAPI, Header, HTTPException, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import RedirectResponse
 from sqlalchemy import Row
@@ -154,8 +145,6 @@ IdempotencyKey = Annotated[
 ]
 CREATED: Responses = {201: {"headers": LOCATION_HEADER | ETAG_HEADER}}
 NOT_MODIFIED: Responses = {304: {"description": "It still has this version"}}
-NOT_ALL_FOUND = document_error(404, "Some of the tasks are not there", Problems)
-NOT_THEIRS = document_error(409, "It belongs to another user")
 OTHER_VERSION = document_error(412, "It has another version")
 
 
@@ -182,18 +171,6 @@ def create_task(
     return task_response(task, 201, Location=f"{request.scope['path']}/{task.id}")
 
 
-@app.get("/tasks", tags=["tasks"], responses=OK_WITH_LINK)
-def read_tasks(
-    query: Annotated[TaskQuery, Query()], request: Request, session: SessionDep
-) -> PublicResponse[list[TaskPublic]]:
-    """List the tasks that match all filters, a page at a time.
-
-    If there is a next page, the header `Link` has its URL
-    ([RFC 8288](https://www.rfc-editor.org/rfc/rfc8288)).
-    """
-    return read_page(session, request, query, Task, TaskPublic)
-
-
 @app.get("/tasks/{task_id:id}", tags=["tasks"], responses=OK_WITH_ETAG | NOT_MODIFIED | NOT_FOUND)
 def read_task(
     task_id: TaskId, session: SessionDep, if_none_match: IfNoneMatch = None
@@ -208,16 +185,11 @@ def read_task(
     return task_response(task)
 
 
-@app.patch(
-    "/tasks/{task_id:id}",
-    tags=["tasks"],
-    responses=OK_WITH_ETAG | NOT_FOUND | OTHER_VERSION | BAD_BODY,
-)
-@app.put(
-    "/tasks/{task_id:id}",
-    tags=["tasks"],
-    responses=OK_WITH_ETAG | NOT_FOUND | OTHER_VERSION | BAD_BODY,
-)
+UPDATED = OK_WITH_ETAG | NOT_FOUND | OTHER_VERSION | BAD_BODY
+
+
+@app.patch("/tasks/{task_id:id}", tags=["tasks"], responses=UPDATED)
+@app.put("/tasks/{task_id:id}", tags=["tasks"], responses=UPDATED)
 def update_task(
     task_id: TaskId, task_update: TaskUpdate, session: SessionDep, if_match: IfMatch = None
 ) -> PublicResponse[TaskPublic]:
@@ -260,6 +232,18 @@ def restore_task(task_id: TaskId, session: SessionDep) -> PublicResponse[TaskPub
     task.change(deleted_at=None)
     session.commit()
     return task_response(task)
+
+
+@app.get("/tasks", tags=["tasks"], responses=OK_WITH_LINK)
+def read_tasks(
+    query: Annotated[TaskQuery, Query()], request: Request, session: SessionDep
+) -> PublicResponse[list[TaskPublic]]:
+    """List the tasks that match all filters, a page at a time.
+
+    If there is a next page, the header `Link` has its URL
+    ([RFC 8288](https://www.rfc-editor.org/rfc/rfc8288)).
+    """
+    return read_page(session, request, query, Task, TaskPublic)
 
 
 @app.get("/tasks/by-status/{status}", tags=["tasks"], responses=OK_WITH_LINK)
@@ -317,6 +301,9 @@ def create_tasks(
     return PublicResponse([to_public(TaskPublic, task) for task in tasks], 201)
 
 
+NOT_ALL_FOUND = document_error(404, "Some of the tasks are not there", Problems)
+
+
 @app.patch("/tasks/bulk", tags=["tasks"], responses=NOT_ALL_FOUND | BAD_BODY)
 def update_tasks(
     task_updates: Annotated[list[TaskBulkUpdate], Body(min_length=1, max_length=MAX_BULK)],
@@ -343,6 +330,9 @@ def update_tasks(
     apply_updates(session, updates)
     session.commit()
     return PublicResponse([to_public(TaskPublic, task) for task, _ in updates])
+
+
+NOT_THEIRS = document_error(409, "It belongs to another user")
 
 
 @app.post(

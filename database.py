@@ -135,18 +135,20 @@ writer_slots = (Semaphore(1), *slots) if is_sqlite else slots
 
 @asynccontextmanager
 async def hold(semaphores: tuple[Semaphore, ...]) -> AsyncIterator[None]:
-    """Hold a slot of each semaphore; raise PoolTimeoutError if one does not become free in time."""
-    held = []
+    """Hold a slot of each semaphore; raise PoolTimeoutError if they do not become free in time."""
+    held: list[Semaphore] = []
     try:
-        for semaphore in semaphores:
-            try:
+        try:
+            for semaphore in semaphores:
                 semaphore.acquire_nowait()
-            except WouldBlock:  # a time limit takes 20 µs, so only those who wait have one
-                with move_on_after(settings.database_pool_timeout) as waiting:
+                held.append(semaphore)
+        except WouldBlock:  # a time limit takes 20 µs, so only those who wait have one
+            with move_on_after(settings.database_pool_timeout) as waiting:
+                for semaphore in semaphores[len(held) :]:
                     await semaphore.acquire()
-                if waiting.cancelled_caught:
-                    raise PoolTimeoutError("no connection became free in time") from None
-            held.append(semaphore)
+                    held.append(semaphore)
+            if waiting.cancelled_caught:
+                raise PoolTimeoutError("the wait for a connection was too long") from None
         yield
     finally:
         for semaphore in held:
@@ -211,16 +213,18 @@ def first_line(error: DBAPIError) -> str:
 
 
 def is_outage(error: DBAPIError) -> bool:
-    """Return whether the database is lost, locked, read-only or too slow; if not, it is a bug.
+    """Return whether the database is lost, locked, read-only or too slow.
 
-    See https://www.sqlite.org/rescode.html, and the classes 08, 40, 53, 55, 57 and 58 in
-    https://www.postgresql.org/docs/current/errcodes-appendix.html.
+    These are the operational errors of the drivers (PEP 249), but for two that are bugs: SQLite's
+    SQLITE_ERROR (https://www.sqlite.org/rescode.html#error) and PostgreSQL's class 54
+    (https://www.postgresql.org/docs/current/errcodes-appendix.html).
     """
     original = error.orig
     if isinstance(original, sqlite3.OperationalError):
-        return original.sqlite_errorcode != sqlite3.SQLITE_ERROR
+        code = getattr(original, "sqlite_errorcode", sqlite3.SQLITE_ERROR)  # Python's own have none
+        return code != sqlite3.SQLITE_ERROR
     if isinstance(original, psycopg2.OperationalError):
-        return not str(original.pgcode).startswith("54")  # "program limit exceeded"
+        return not str(original.pgcode).startswith("54")
     return error.connection_invalidated
 
 

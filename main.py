@@ -10,9 +10,10 @@ from typing import Annotated, Any
 from fastapi import Body, Depends, FastAPI, Header, HTTPException, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import RedirectResponse
-from sqlalchemy import Row
+from sqlalchemy import Row, inspect
 from sqlalchemy.exc import IntegrityError
-from sqlmodel import Session, col, func, select, update
+from sqlalchemy.orm.attributes import flag_modified
+from sqlmodel import Session, col, func, select
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -81,8 +82,10 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
     if settings.migrate_at_start:
         upgrade_schema()
     # Not to search for garbage in what is loaded by now: the p99 of a read is 14 instead of 68 ms.
+    # To search the rest less often: 5 % less CPU for a create.
     gc.collect()
     gc.freeze()
+    gc.set_threshold(10_000)
     yield
     engine.dispose()
 
@@ -93,7 +96,7 @@ def log_reason(app: ASGIApp) -> ASGIApp:
     async def logging_app(scope: Scope, receive: Receive, send: Send) -> None:
         async def send_reason(message: Message) -> None:
             if message["type"] == "lifespan.startup.failed":
-                message["message"] = message["message"].rpartition("ConnectionError: ")[2].strip()
+                message["message"] = message["message"].rpartition("\nConnectionError: ")[2].strip()
             await send(message)
 
         await app(scope, receive, send_reason if scope["type"] == "lifespan" else send)
@@ -135,7 +138,7 @@ app.include_router(users.token_router)
 if settings.secret_key:
     # Routes above this line are open to everyone, routes below it are for those who are signed in.
     app.router.dependencies.append(Depends(users.guard))
-    app.router.responses.update(users.UNAUTHORIZED)
+    app.router.responses = UNAVAILABLE | users.UNAUTHORIZED
 
 
 # In a path, `:id` is the `IdConvertor` of `responses.py`.
@@ -421,12 +424,13 @@ def require_users(session: Session, user_ids: Mapping[Location, int | None]) -> 
     if not wanted:
         return
     statement = select(User.id).where(col(User.id).in_(wanted))
-    # FOR KEY SHARE on PostgreSQL: others may change the users, but not delete them.
+    # FOR KEY SHARE on PostgreSQL: meanwhile the users cannot be deleted.
     found = session.exec(statement.with_for_update(read=True, key_share=True)).all()
+    unknown = wanted.difference(found)
     problems = [
         {"type": "user_not_found", "loc": location, "msg": "There is no such user"}
         for location, user_id in user_ids.items()
-        if user_id in wanted.difference(found)
+        if user_id in unknown
     ]
     if problems:
         raise RequestValidationError(problems)
@@ -471,12 +475,11 @@ def insert_once(session: Session, task: Task, idempotency_key: str) -> Task:
 
 
 def apply_updates(session: Session, updates: Sequence[tuple[Task, TaskUpdate]]) -> None:
-    """Change the tasks one after the other, and write all of them by one bulk UPDATE."""
+    """Change the tasks one after the other, to be written together by the commit."""
     for task, task_update in updates:
         task.change(**task_update.model_dump(exclude={"id"}))
-    changed = {task.id: task for task, _ in updates if session.is_modified(task)}
-    session.expunge_all()  # or the session would write them again, one by one
-    if changed:
-        fields = {"id", *TaskUpdate.model_fields, "updated_at", "completed_at", "version"}
-        values = [task.model_dump(include=fields) for task in changed.values()]
-        session.exec(update(Task), params=values)
+    changed = [task for task, _ in updates if session.is_modified(task)]
+    fields = {field for task in changed for field in inspect(task).committed_state}
+    for task in changed:
+        for field in fields:
+            flag_modified(task, field)  # with the same columns, all are written in one round trip

@@ -127,7 +127,7 @@ class PageQuery(PageBase):
         default=None,
         ge=0,
         le=MAX_INTEGER,
-        description="The last id of the page before. Unlike `offset`, fast on every page",
+        description="The last id of the page before. Unlike `offset`, it counts no rows",
     )
 
     sort: ClassVar[str] = "id"
@@ -250,7 +250,7 @@ class TaskQuery(TaskFilter, PageBase):
         default=None,
         description="Where the page before ended, as its `Link` says: the value of its last task "
         "in the field to sort by, a comma, and the id of that task; for `sort=id` only the id. "
-        "Unlike `offset`, fast on every page",
+        "Unlike `offset`, it counts no tasks",
     )
 
     @field_validator("after")

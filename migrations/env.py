@@ -31,7 +31,6 @@ with engine.connect() as connection:
             connection=connection,
             target_metadata=SQLModel.metadata,
             render_as_batch=True,
-            user_module_prefix="sqlmodel.",  # from where the migrations import its types
             autogenerate_plugins=["alembic.autogenerate.*", "alembic.ext.checkconstraint_byname"],
         )
         with context.begin_transaction():

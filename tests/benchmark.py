@@ -43,6 +43,7 @@ CALLS: dict[str, tuple[str, object]] = {
 PAGES = {
     "first page": "/tasks",
     "page behind nine tenths": "/tasks?after={}",
+    "page inside a status": "/tasks?sort=status&after=pending,{}",
     "status and priority, newest first": "/tasks?status=pending&priority_min=3&sort=-created_at",
     "by owner": "/tasks?owner_id=1",
     "trash": "/tasks?deleted=true",
@@ -222,7 +223,17 @@ def measure_rest(folder: Path, database_url: str) -> list[str]:
 
 def draw(pages: dict[str, list[dict[str, float]]]) -> str:
     """Return the chart, as SVG: a panel for each database, a line for each page and call."""
-    colours = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb", "#000")
+    colours = (
+        "#4477aa",
+        "#ee6677",
+        "#228833",
+        "#ccbb44",
+        "#66ccee",
+        "#aa3377",
+        "#bbbbbb",
+        "#000",
+        "#f80",
+    )
     top = max(max(size.values()) for sizes in pages.values() for size in sizes) * 1.1
     svg = []
     for panel, (database, sizes) in enumerate(pages.items()):

@@ -67,7 +67,7 @@ class Settings(BaseSettings):
 
     @field_validator("database_url")
     @classmethod
-    def add_driver(cls, database_url: SecretStr) -> SecretStr:
+    def check_database_url(cls, database_url: SecretStr) -> SecretStr:
         """Return the URL with its driver; refuse a URL that cannot work."""
         try:
             url = make_url(database_url.get_secret_value())

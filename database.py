@@ -125,17 +125,21 @@ else:
     event.listen(engine, "handle_error", replace_read_only)
 
 
-# A slot is the right to one connection. Requests wait for it here, before they take a thread: if
-# they waited in threads, none could be left for the requests that have a connection.
-slots = (Semaphore(settings.database_pool_size + settings.database_max_overflow),)
+# It has as many slots as there are connections. Requests wait for one here, before they take a
+# thread: if they waited in threads, none could be left for those that have a connection.
+connection_slots = Semaphore(settings.database_pool_size + settings.database_max_overflow)
+to_read = (connection_slots,)
 # SQLite has one writer at a time. The others wait here in a queue. In SQLite itself they would
 # sleep and try again: with 8 clients, the p99 of a create was 300 to 800 ms instead of 15 to 30.
-writer_slots = (Semaphore(1), *slots) if is_sqlite else slots
+to_write = (Semaphore(1), connection_slots) if is_sqlite else to_read
 
 
 @asynccontextmanager
 async def hold(semaphores: tuple[Semaphore, ...]) -> AsyncIterator[None]:
-    """Hold a slot of each semaphore; raise PoolTimeoutError if they do not become free in time."""
+    """Take one slot of each semaphore, and give them back at the end.
+
+    Raise PoolTimeoutError if that takes too long.
+    """
     held: list[Semaphore] = []
     try:
         try:
@@ -162,7 +166,7 @@ async def get_session(request: Request) -> AsyncIterator[Session]:
     needs no further statement.
     """
     reads = request.method == "GET"
-    async with hold(slots if reads else writer_slots):
+    async with hold(to_read if reads else to_write):
         session = Session(reading_engine if reads else engine, expire_on_commit=False)
         try:
             yield session
@@ -170,7 +174,7 @@ async def get_session(request: Request) -> AsyncIterator[Session]:
             if reads or not session.in_transaction():
                 session.close()  # without a rollback, so it does not need a thread
             else:
-                # Not one of the usual threads: all may wait for the locks that this releases.
+                # In a thread of its own: the usual ones may all wait for the locks that this frees.
                 await to_thread.run_sync(session.close, limiter=CapacityLimiter(1))
 
 
@@ -184,7 +188,7 @@ Result = TypeVar("Result")
 
 async def run_in_slot(function: Callable[[], Result]) -> Result:
     """Return what the function returns, which runs in a thread and may use one connection."""
-    async with hold(slots):
+    async with hold(to_read):
         return await run_in_threadpool(function)
 
 
@@ -208,7 +212,7 @@ def lock_table(session: Session, name: str) -> None:
 
 
 def first_line(error: DBAPIError) -> str:
-    """Return what the database says is wrong; further lines of PostgreSQL repeat the values."""
+    """Return what the database says is wrong; more lines of PostgreSQL have what clients sent."""
     return str(error.orig).partition("\n")[0]
 
 
@@ -221,7 +225,7 @@ def is_outage(error: DBAPIError) -> bool:
     """
     original = error.orig
     if isinstance(original, sqlite3.OperationalError):
-        code = getattr(original, "sqlite_errorcode", sqlite3.SQLITE_ERROR)  # Python's own have none
+        code = getattr(original, "sqlite_errorcode", sqlite3.SQLITE_ERROR)  # none if it is Python's
         return code != sqlite3.SQLITE_ERROR
     if isinstance(original, psycopg2.OperationalError):
         return not str(original.pgcode).startswith("54")
@@ -250,7 +254,7 @@ def newest_version() -> str | None:
     return ScriptDirectory.from_config(alembic_config).get_current_head()
 
 
-def schema_is_current() -> bool:
+def schema_is_newest() -> bool:
     """Return whether the schema of the database has the newest version."""
     with reading_engine.connect() as connection:
         version = MigrationContext.configure(connection).get_current_revision()

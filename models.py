@@ -46,7 +46,7 @@ def require_number(value: object) -> object:
     return value
 
 
-def require_date(value: object) -> object:
+def require_datetime(value: object) -> object:
     """Refuse numbers and digits, which Pydantic would take for seconds since 1970."""
     if isinstance(value, datetime) or (isinstance(value, str) and value[4:5] == "-"):
         return value
@@ -54,7 +54,7 @@ def require_date(value: object) -> object:
 
 
 def to_utc(value: datetime) -> datetime:
-    """Return the datetime in UTC; refuse one that is before year 1 or after year 9999 there."""
+    """Return the datetime in UTC; refuse one that is before year 1 or after year 9999 in UTC."""
     try:
         return value.astimezone(UTC)
     except OverflowError:
@@ -81,7 +81,7 @@ Id = Annotated[int, Field(ge=1, le=MAX_INTEGER), BeforeValidator(require_number)
 Priority = Annotated[int, Field(ge=0, le=5), BeforeValidator(require_number)]
 UtcDatetime = Annotated[
     AwareDatetime,
-    BeforeValidator(require_date),
+    BeforeValidator(require_datetime),
     AfterValidator(to_utc),
     # The pattern tells clients what `to_utc` refuses.
     WithJsonSchema(
@@ -130,7 +130,10 @@ class TaskBase(SQLModel):
 
 
 def index(*columns: str, name: str | None = None, where: str = "deleted_at IS NULL") -> Index:
-    """Return an index of the tasks that are not in the trash, or of those that `where` says."""
+    """Return an index of the tasks that are not in the trash, or of those that `where` selects.
+
+    Without a name, it gets the name of its first column.
+    """
     return Index(name, *columns, sqlite_where=text(where), postgresql_where=text(where))
 
 
@@ -159,9 +162,9 @@ class Task(TaskBase, table=True):
 
     id: int | None = Field(default=None, primary_key=True)
     owner_id: int | None = Field(default=None, foreign_key="user.id", ondelete="SET NULL")
-    # When one INSERT creates many tasks, SQLAlchemy finds the id of each by this column.
+    # When one INSERT creates many tasks, SQLAlchemy tells their ids apart by this column.
     created_at: datetime = Field(default_factory=now, sa_column_kwargs={"insert_sentinel": True})
-    updated_at: datetime = Field(default_factory=now)
+    updated_at: datetime = Field(default_factory=now)  # set again by `change`
     completed_at: datetime | None = None
     deleted_at: datetime | None = None
     version: int = 1
@@ -234,7 +237,7 @@ class TaskPublic(TaskBase):
 
 
 class TaskStats(SQLModel):
-    """What a client sees of many tasks at once."""
+    """The statistics of tasks."""
 
     total: int
     by_status: dict[TaskStatus, int]
@@ -340,7 +343,10 @@ class UserDeleted(SQLModel):
 
 
 class SignIn(SQLModel):
-    """What a client sends, as a form, to sign in (RFC 6749, 4.3.2)."""
+    """What a client sends, as a form, to sign in (RFC 6749, 4.3.2).
+
+    Unlike FastAPI's `OAuth2PasswordRequestForm`, it hides the password and ignores case in names.
+    """
 
     grant_type: Literal["password"] = "password"
     username: Annotated[str, StringConstraints(min_length=1, pattern=NO_NUL, to_lower=True)]
@@ -356,7 +362,7 @@ class Token(SQLModel):
 
 
 class State(SQLModel):
-    """What a monitor sees of the process that it watches."""
+    """The state of the process."""
 
     status: str
 

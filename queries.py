@@ -55,10 +55,10 @@ from models import (
     now,
 )
 
-# How a SELECT reads columns that are only sent on as JSON: without making an enum of each status
-# and, on PostgreSQL, without converting each datetime to UTC (`UTCDateTime` is SQLModel's type of
-# datetime columns). Both took a quarter of the time of a list.
-DRIVER_TYPES: dict[type, TypeEngine[Any]] = {
+# Types of columns whose values become JSON as the database returns them: a status as text instead
+# of a `TaskStatus`, and on PostgreSQL a datetime without a conversion to UTC. To convert them took
+# a quarter of the time of a list.
+RAW_TYPES: dict[type, TypeEngine[Any]] = {
     Enum: String(),
     UTCDateTime: UTCDateTime().with_variant(DateTime(timezone=True), "postgresql"),
 }
@@ -78,14 +78,14 @@ def select_public(table: type[SQLModel], public: type[SQLModel]) -> Select[Any]:
     columns = {field: getattr(table, field) for field in fields_of(public)}
     return Select(  # `select` of SQLModel is typed for four columns at most
         *(
-            type_coerce(column, DRIVER_TYPES.get(type(column.type), column.type)).label(field)
+            type_coerce(column, RAW_TYPES.get(type(column.type), column.type)).label(field)
             for field, column in columns.items()
         )
     )
 
 
-# Prepared statements: to build the SELECT for each request took a third of the time of a read. They
-# are executed by `session.connection()`, since their results are rows and not `Task` objects.
+# Statements built once: to build the SELECT for each request took a third of the time of a read.
+# The connection of a session executes them, without the session's own work for objects.
 SELECT_TASK = select_public(Task, TaskPublic).where(
     col(Task.id) == bindparam("task_id"), col(Task.deleted_at).is_(None)
 )
@@ -93,7 +93,7 @@ INSERT_TASKS = insert(Task).returning(col(Task.id), sort_by_parameter_order=True
 
 
 def days_ago(days: int) -> BindParameter[datetime]:
-    """Return a parameter with the datetime that many days before a statement is executed."""
+    """Return the datetime that many days ago, computed anew at each execution of a kept SELECT."""
     return bindparam(None, callable_=lambda: now() - timedelta(days=days), type_=UTCDateTime())
 
 
@@ -199,8 +199,8 @@ TaskSort = Literal[
     "-id", "-title", "-status", "-priority", "-due_at", "-created_at", "-updated_at",
 ]  # fmt: skip
 
-# What a cursor holds for each field to sort by: the value and the id of the last row of a page.
-# Unlike `Id` and `Priority`, these types take text, since they are read from a URL.
+# What `after` holds for each field to sort by: the value and the id of the last row of a page. The
+# parts of a URL are text, so `Id` and `Priority`, which refuse text, cannot be used.
 CursorId = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
 EmptyIsNone = BeforeValidator(lambda value: value or None)
 CURSORS: dict[str, TypeAdapter[Any]] = {
@@ -224,7 +224,7 @@ def read_cursor(sort: str, after: str | int) -> tuple[Any, ...]:
             str(after).rsplit(",", 1)
         )
     except ValidationError:
-        raise ValueError("is not a cursor of this sort") from None
+        raise ValueError("does not fit `sort`") from None
     return values
 
 
@@ -246,6 +246,7 @@ class TaskQuery(TaskFilter, PageBase):
         "the id decides, in the same direction. Tasks without `due_at` come last in both. Titles "
         "are sorted as the database collates text.",
     )
+    # Declared after `sort`, which `require_cursor` needs. The pattern is for the documentation.
     after: Annotated[str, StringConstraints(pattern=r"^([^\x00]*,)?[0-9]{1,16}$")] | None = Field(
         default=None,
         description="Where the page before ended, as its `Link` says: the value of its last task "
@@ -319,9 +320,9 @@ def sort_by(
     last: tuple[Any, ...] | None = None,
 ) -> Select[Any]:
     """Return the SELECT sorted by the columns, of the rows after their last values, if any."""
-    direction, further = (desc, lt) if sort.startswith("-") else (asc, gt)
+    direction, compare = (desc, lt) if sort.startswith("-") else (asc, gt)
     if last is not None:
-        statement = statement.where(further(tuple_(*columns), last))
+        statement = statement.where(compare(tuple_(*columns), last))
     return statement.order_by(*(direction(column) for column in columns))
 
 

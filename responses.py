@@ -20,7 +20,7 @@ from starlette.convertors import IntegerConvertor, register_url_convertor
 from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from database import first_line, is_outage, run_in_slot, schema_is_current
+from database import first_line, is_outage, run_in_slot, schema_is_newest
 from models import MAX_INTEGER, ErrorMessage, Task
 from queries import (
     PageQuery,
@@ -43,6 +43,7 @@ Public = TypeVar("Public")
 class PublicResponse(Response, Generic[Public]):
     """A response with a public variant, or with a list of them, as JSON.
 
+    Routes that return tasks, users or transfers use it; others return their model as usual.
     If a route returned the variant itself, FastAPI would validate it in another thread, and then
     convert it to JSON: that took a third of the time of a list.
     """
@@ -115,17 +116,18 @@ IfNoneMatch = Annotated[
 
 
 class IdConvertor(IntegerConvertor):
-    """Matches `{task_id:id}` in a path with digits only, so that `/tasks/stats` has no id."""
+    """An id in a path: only digits, so `/tasks/stats` does not match `/tasks/{task_id:id}`."""
 
     def convert(self, value: str) -> int:
-        """Return the id; instead of one that is too large for the database, the largest."""
+        """Return the id; instead of one above MAX_INTEGER, which no row has, MAX_INTEGER."""
+        # `int` raises an error for a text of thousands of digits.
         return min(int(value), MAX_INTEGER) if len(value) <= len(str(MAX_INTEGER)) else MAX_INTEGER
 
 
 register_url_convertor("id", IdConvertor())
 
 
-# What follows documents responses and headers; nothing of it is sent.
+# These, up to `UNAVAILABLE`, only document responses and headers; nothing of it is sent.
 Responses = dict[int | str, dict[str, Any]]
 
 
@@ -141,8 +143,8 @@ def document_error(
     return {status_code: {"model": model, "description": description}}
 
 
-LOCATION_HEADER = {"Location": document_header("Its path")}
-ETAG_HEADER = {"ETag": document_header("Its version, in quotes")}
+LOCATION_HEADER = {"Location": document_header("The path of what was created")}
+ETAG_HEADER = {"ETag": document_header("The version of the task, in quotes")}
 OK_WITH_ETAG: Responses = {200: {"headers": ETAG_HEADER}}
 OK_WITH_LINK: Responses = {
     200: {
@@ -181,20 +183,20 @@ async def respond_wrong_method(request: Request, _error: HTTPException) -> Respo
 
 
 async def respond_database_error(request: Request, error: DBAPIError) -> JSONResponse:
-    """Respond with 503 to an outage or a schema that is not current, and with 500 to a bug."""
-    if is_outage(error) or await is_by_schema(error):
+    """Respond with 503 to an outage or a schema that is not the newest, and with 500 to a bug."""
+    if is_outage(error) or await schema_may_be_the_cause(error):
         return await respond_unavailable(request, error)
     traceback = "".join(format_tb(error.__traceback__))
     logger.error("%s in %s\n%s", first_line(error), error.statement, traceback)
     return JSONResponse({"detail": "Internal Server Error"}, 500)
 
 
-async def is_by_schema(error: DBAPIError) -> bool:
-    """Return whether a statement may have failed since the schema is not current."""
+async def schema_may_be_the_cause(error: DBAPIError) -> bool:
+    """Return whether a statement may have failed because the schema is not the newest."""
     if not isinstance(error, OperationalError | ProgrammingError):
         return False
     try:
-        return not await run_in_slot(schema_is_current)
+        return not await run_in_slot(schema_is_newest)
     except (DBAPIError, PoolTimeoutError):
         return False
 

@@ -53,7 +53,7 @@ TAKEN = document_error(409, "The name or address is taken")
 hasher = PasswordHash([Argon2Hasher(parallelism=1)])
 two_at_once = CapacityLimiter(2)
 # The password of an unknown user is compared with this, so that the response takes as long.
-no_password_hash = hasher.hash(token_urlsafe()) if settings.secret_key else ""
+dummy_hash = hasher.hash(token_urlsafe()) if settings.secret_key else ""
 
 
 async def hash_password(password: str) -> str:
@@ -91,7 +91,7 @@ async def create_token(form: Annotated[SignIn, Form()], response: Response) -> T
     user = await read_one(
         select(User).where(col(User.username) == form.username, col(User.is_active))
     )
-    password_hash = user.password_hash if user else no_password_hash
+    password_hash = user.password_hash if user else dummy_hash
     is_right = await is_password(form.password.get_secret_value(), password_hash)
     if user is None or not is_right:
         raise unauthorized("The username or the password is wrong")
@@ -104,18 +104,17 @@ async def create_token(form: Annotated[SignIn, Form()], response: Response) -> T
     )
 
 
-async def require_member(
+async def require_user(
     request: Request,
     token: Annotated[str | None, Depends(OAuth2PasswordBearer("token", auto_error=False))],
 ) -> User | None:
     """Return who is signed in; raise 401 for others, but let anyone create the first user."""
-    # `create_user` checks it again under a lock.
     creates_user = token is None and request.scope["endpoint"] is create_user
     if creates_user and await read_one(select(User).limit(1)) is None:
-        return None
+        return None  # there is no user yet; `create_user` checks this again under a lock
     try:
         claims = jwt.decode(
-            token or "",
+            token or "",  # which is as invalid as any wrong token
             get_secret_key(),
             ["HS256"],
             {"require": ["sub", "version", "exp"]},
@@ -135,13 +134,13 @@ async def require_member(
     return user
 
 
-async def allow_everyone() -> None:
+async def get_no_user() -> None:
     """Return no user, since sign-in is off."""
 
 
-guard = require_member if settings.secret_key else allow_everyone
-# A member is a user who is signed in.
-MemberDep = Annotated[User | None, Depends(guard)]
+get_current_user = require_user if settings.secret_key else get_no_user
+# The user who is signed in; None where sign-in is off, or when the first user is created.
+CurrentUserDep = Annotated[User | None, Depends(get_current_user)]
 UserId = Annotated[int, Path(description="The id of the user")]
 
 router = APIRouter(prefix="/users", tags=["users"])
@@ -157,11 +156,11 @@ async def user_to_create(user_create: UserCreate) -> User:
 def create_user(
     user: Annotated[User, Depends(user_to_create)],
     request: Request,
-    member: MemberDep,
+    current_user: CurrentUserDep,
     session: SessionDep,
 ) -> PublicResponse[UserPublic]:
     """Create a user. While there is none, anyone may; from then on, those who are signed in."""
-    if settings.secret_key and member is None:
+    if settings.secret_key and current_user is None:
         lock_table(session, "user")
         if session.exec(select(User).limit(1)).first():
             raise unauthorized("Not signed in")
@@ -180,11 +179,11 @@ def read_users(
 
 
 @router.get("/me", responses=SIGN_IN_IS_OFF)
-async def read_member(member: MemberDep) -> PublicResponse[UserPublic]:
+async def read_member(current_user: CurrentUserDep) -> PublicResponse[UserPublic]:
     """Return who is signed in."""
-    if member is None:
+    if current_user is None:
         raise HTTPException(404, "Sign-in is off")
-    return PublicResponse(to_public(UserPublic, member))
+    return PublicResponse(to_public(UserPublic, current_user))
 
 
 @router.get("/{user_id:id}", responses=NOT_FOUND)
@@ -205,9 +204,9 @@ def read_tasks_of_user(
     return read_page(session, request, query, Task, TaskPublic, owner_id=user_id)
 
 
-async def require_own_account(user_id: UserId, member: MemberDep) -> None:
-    """Raise 403 for a member who wants to change the account of another user."""
-    if member is not None and member.id != user_id:
+async def require_own_account(user_id: UserId, current_user: CurrentUserDep) -> None:
+    """Raise 403 for a user who wants to change the account of another user."""
+    if current_user is not None and current_user.id != user_id:
         raise HTTPException(403, "This is not your account")
 
 
@@ -260,7 +259,7 @@ def update_user(
     if checked_hash is not None and checked_hash != user.password_hash:
         raise wrong_password()  # another request has changed it meanwhile
     user.sqlmodel_update(changes)
-    if checked_hash or not user.is_active:
+    if "password_hash" in changes or not user.is_active:
         user.token_version += 1
     commit_user(session)
     return PublicResponse(to_public(UserPublic, user))
@@ -271,7 +270,7 @@ def update_user(
     dependencies=[Depends(require_own_account)],
     responses=FORBIDDEN | NOT_FOUND,
 )
-def delete_user(user_id: UserId, member: MemberDep, session: SessionDep) -> UserDeleted:
+def delete_user(user_id: UserId, current_user: CurrentUserDep, session: SessionDep) -> UserDeleted:
     """Delete a user for good. The tasks of the user stay and are owned by nobody.
 
     Members delete only their own account.
@@ -286,7 +285,7 @@ def delete_user(user_id: UserId, member: MemberDep, session: SessionDep) -> User
         "task_id": col(Task.id),
         "from_user_id": col(Task.owner_id),
         "to_user_id": null(),
-        "by_user_id": literal(member and member.id),
+        "by_user_id": literal(current_user and current_user.id),
         "created_at": literal(now()),
     }
     transfers = select(*transfer.values()).where(is_theirs)
@@ -299,7 +298,7 @@ def delete_user(user_id: UserId, member: MemberDep, session: SessionDep) -> User
 
 
 def find_user(session: Session, user_id: int, *, for_update: bool = False) -> User:
-    """Return the user, locked until the transaction ends with `for_update`; raise 404 without."""
+    """Return the user, or raise 404. With `for_update`, it is locked until the transaction ends."""
     user = session.get(User, user_id, with_for_update=for_update)
     if user is None:
         raise HTTPException(404, "User not found")

@@ -64,6 +64,7 @@ from responses import (
     etag,
     has_etag,
     limit_body,
+    list_public,
     read_page,
     to_public,
 )
@@ -304,7 +305,7 @@ def create_tasks(
     ]
     insert_tasks(session, {("body", position): task for position, task in enumerate(tasks)})
     session.commit()
-    return PublicResponse([to_public(TaskPublic, task) for task in tasks], 201)
+    return PublicResponse(list_public(TaskPublic, tasks), 201)
 
 
 NOT_ALL_FOUND = document_error(404, "Some of the tasks are not there", Problems)
@@ -335,7 +336,7 @@ def update_tasks(
     updates = [(tasks[task_update.id], task_update) for task_update in task_updates]
     apply_updates(session, updates)
     session.commit()
-    return PublicResponse([to_public(TaskPublic, task) for task, _ in updates])
+    return PublicResponse(list_public(TaskPublic, (task for task, _ in updates)))
 
 
 NOT_THEIRS = document_error(409, "The task belongs to another user")

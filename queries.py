@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
-from functools import cache, lru_cache
+from functools import lru_cache
 from operator import eq, ge, gt, le, lt
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -64,18 +64,12 @@ RAW_TYPES: dict[type, TypeEngine[Any]] = {
 }
 
 
-@cache  # `model_fields` for each row took 4 % of the time of a list
-def fields_of(public: type[SQLModel]) -> tuple[str, ...]:
-    """Return the names of the fields of a public variant."""
-    return tuple(public.model_fields)
-
-
 def select_public(table: type[SQLModel], public: type[SQLModel]) -> Select[Any]:
     """Return the SELECT of the fields of a public variant, in their order.
 
     A field may be a column of the table or a `hybrid_property`.
     """
-    columns = {field: getattr(table, field) for field in fields_of(public)}
+    columns = {field: getattr(table, field) for field in public.model_fields}
     return Select(  # `select` of SQLModel is typed for four columns at most
         *(
             type_coerce(column, RAW_TYPES.get(type(column.type), column.type)).label(field)

@@ -148,12 +148,12 @@ def connect(database_url: str) -> Engine:
 
 def fill(engine: Engine, number: int) -> None:
     """Add so many tasks in no order, a tenth without due date, an eighth in the trash."""
-    moment = {
+    timestamp = {
         "sqlite": "strftime('%Y-%m-%d %H:%M:%f000', {}, 'unixepoch')",
         "postgresql": "to_timestamp({})",
     }[engine.dialect.name]
-    created = moment.format("1767225600 + i * 7919 % :number * 60")
-    due = moment.format("1767225600 + i * 104729 % :number * 60")
+    created = timestamp.format("1767225600 + i * 7919 % :number * 60")
+    due = timestamp.format("1767225600 + i * 104729 % :number * 60")
     user = """
         INSERT INTO "user" (username, email, password_hash, is_active, token_version, created_at,
         updated_at) VALUES (:name, :name, '', true, 1, CURRENT_TIMESTAMP, CURRENT_TIMESTAMP)"""

@@ -108,7 +108,7 @@ def test_a_task_without_a_due_date_is_not_overdue(client: httpx2.Client) -> None
     assert titles(client, overdue="false") == ["some day"]
 
 
-def test_the_moment_of_creation_is_a_filter(client: httpx2.Client) -> None:
+def test_the_datetime_of_creation_is_a_filter(client: httpx2.Client) -> None:
     first, second, third = (create(client, title=title) for title in "abc")
 
     assert titles(client, created_after=first["created_at"]) == ["b", "c"]
@@ -204,7 +204,7 @@ def test_an_offset_skips_tasks(client: httpx2.Client, tasks: list[Task], sort: s
         assert answer.json() == in_order(tasks, sort)[offset : offset + 3]
 
 
-def test_a_page_shows_one_moment(client: httpx2.Client) -> None:
+def test_a_page_is_read_at_one_time(client: httpx2.Client) -> None:
     tasks = create_many(client, [{"title": f"task {number}"} for number in range(20)])
     due_at = [None, "2027-01-01T00:00:00Z"]
 
@@ -349,8 +349,8 @@ def test_recent_tasks_are_those_of_the_last_days(client: httpx2.Client, engine: 
         task = create(client, title=str(days))
         with engine.begin() as connection:
             connection.execute(
-                text("UPDATE task SET created_at = :moment WHERE id = :id"),
-                {"moment": str(datetime.now(UTC) - timedelta(days=days)), "id": task["id"]},
+                text("UPDATE task SET created_at = :created_at WHERE id = :id"),
+                {"created_at": str(datetime.now(UTC) - timedelta(days=days)), "id": task["id"]},
             )
 
     assert titles(client, "/tasks/recent") == ["0", "6"]

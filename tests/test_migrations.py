@@ -85,17 +85,17 @@ def test_every_migration_can_be_undone_and_done_again(empty_database: str) -> No
 
 def test_the_tasks_of_the_first_version_are_unchanged(empty_database: str, tmp_path: Path) -> None:
     alembic(empty_database, "upgrade", "0001")
-    moment = "2026-01-0{} 12:00:00.123456" + "+00:00" * empty_database.startswith("postgresql")
+    timestamp = "2026-01-0{} 12:00:00.123456" + "+00:00" * empty_database.startswith("postgresql")
     rows = [
         {
             "title": f"task {number} 🐛 <b>",
             "description": None if number % 2 else "line\nline\t'; DROP TABLE task; --",
             "status": ("pending", "in_progress", "completed")[number % 3],
             "priority": number % 6,
-            "due_at": None if number % 4 else moment.format(9),
-            "created_at": moment.format(1),
-            "updated_at": moment.format(2),
-            "completed_at": moment.format(3) if number % 3 == 2 else None,
+            "due_at": None if number % 4 else timestamp.format(9),
+            "created_at": timestamp.format(1),
+            "updated_at": timestamp.format(2),
+            "completed_at": timestamp.format(3) if number % 3 == 2 else None,
         }
         for number in range(500)
     ]

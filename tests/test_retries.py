@@ -156,7 +156,7 @@ def test_one_wrong_change_of_many_is_named_and_none_is_made(client: httpx2.Clien
     assert client.get("/tasks").json() == [task]
 
 
-def test_bulk_changes_in_opposite_orders_at_the_same_moment_all_succeed(
+def test_bulk_changes_in_opposite_orders_at_the_same_time_all_succeed(
     client: httpx2.Client,
 ) -> None:
     tasks = client.post("/tasks/bulk", json=[{"title": "Write the report"}] * 50).json()
@@ -275,7 +275,7 @@ def test_a_key_has_1_to_200_characters(client: httpx2.Client, key: str, status: 
     assert retry(client, key).status_code == status
 
 
-def test_of_twenty_equal_requests_at_the_same_moment_one_creates_a_task(
+def test_of_twenty_equal_requests_at_the_same_time_one_creates_a_task(
     client: httpx2.Client,
 ) -> None:
     def ask(_: int) -> httpx2.Response:
@@ -348,7 +348,7 @@ def changed(client: httpx2.Client) -> Task:
     return task
 
 
-def test_of_twenty_edits_of_one_version_at_the_same_moment_one_is_made(
+def test_of_twenty_edits_of_one_version_at_the_same_time_one_is_made(
     client: httpx2.Client,
 ) -> None:
     task = create(client)

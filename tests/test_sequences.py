@@ -22,7 +22,7 @@ Row = dict[str, Any]  # a task, a user or a transfer, as clients see it
 Answer = httpx2.Response
 Choices = dict[str, st.SearchStrategy[Any]]
 
-moment = datetime.fromisoformat
+parse = datetime.fromisoformat
 
 NEVER_USED = 10**9  # as an id
 NO_TASK, NO_USER = {"detail": "Task not found"}, {"detail": "User not found"}
@@ -49,12 +49,12 @@ WRONG_FIELDS = {
 
 @dataclass(eq=False)
 class Unforeseen:
-    """Stands in the model for a value that only the API knows: it equals every one that passes."""
+    """Stands in the model for a value that only the API knows: it equals every one that matches."""
 
-    passes: Callable[[Any], bool]
+    matches: Callable[[Any], bool]
 
     def __eq__(self, other: object) -> bool:
-        return self.passes(other)
+        return self.matches(other)
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -65,7 +65,7 @@ def shown(fields: Row) -> Row:
     if "title" in fields:
         changed["title"] = fields["title"].strip()
     if fields.get("due_at"):
-        in_utc = moment(fields["due_at"]).astimezone(UTC)
+        in_utc = parse(fields["due_at"]).astimezone(UTC)
         changed["due_at"] = in_utc.isoformat().replace("+00:00", "Z")
     return changed
 
@@ -78,15 +78,15 @@ def keep_completed_at(task: Row, at: Unforeseen) -> None:
 
 
 def change(task: Row, at: Unforeseen, **values: object) -> None:
-    """Change the task as the API does at that moment."""
+    """Change the task as the API does at that time."""
     if any(task[field] != value for field, value in values.items()):
         task.update(values, updated_at=at, version=task["version"] + 1)
         keep_completed_at(task, at)
 
 
 def is_due(task: Row, earlier: datetime, later: datetime) -> bool:
-    """Return whether the task is due between the moments."""
-    return task["due_at"] is not None and earlier < moment(task["due_at"]) < later
+    """Return whether the task is due between the datetimes."""
+    return task["due_at"] is not None and earlier < parse(task["due_at"]) < later
 
 
 def is_overdue(task: Row) -> bool:
@@ -99,10 +99,10 @@ FILTERS: dict[str, Callable[[Row, Any], bool]] = {
     "priority_min": lambda task, it: task["priority"] >= it,
     "priority_max": lambda task, it: task["priority"] <= it,
     "q": lambda task, it: it.lower() in f"{task['title']}\n{task['description'] or ''}".lower(),
-    "created_after": lambda task, it: moment(task["created_at"]) > moment(it),
-    "created_before": lambda task, it: moment(task["created_at"]) < moment(it),
-    "due_after": lambda task, it: is_due(task, moment(it), LAST),
-    "due_before": lambda task, it: is_due(task, FIRST, moment(it)),
+    "created_after": lambda task, it: parse(task["created_at"]) > parse(it),
+    "created_before": lambda task, it: parse(task["created_at"]) < parse(it),
+    "due_after": lambda task, it: is_due(task, parse(it), LAST),
+    "due_before": lambda task, it: is_due(task, FIRST, parse(it)),
     "overdue": lambda task, it: is_overdue(task) is it,
     "owner_id": lambda task, it: bool(task["owner_id"] == it),
     "unowned": lambda task, it: (task["owner_id"] is None) is it,
@@ -110,8 +110,8 @@ FILTERS: dict[str, Callable[[Row, Any], bool]] = {
 }
 
 
-def passing(tasks: Iterable[Row], query: Row) -> list[Row]:
-    """Return the tasks that pass all filters of the query."""
+def matching(tasks: Iterable[Row], query: Row) -> list[Row]:
+    """Return the tasks that match all filters of the query."""
     wanted = {"deleted": False} | query
     filters = [name for name in wanted if name in FILTERS]
     return [task for task in tasks if all(FILTERS[name](task, wanted[name]) for name in filters)]
@@ -123,7 +123,7 @@ def in_order(rows: list[Row], sort: str) -> list[Row]:
 
     def key(row: Row) -> tuple[Any, int]:
         value = row[field]
-        return moment(value) if field.endswith("_at") and value else value, row["id"]
+        return parse(value) if field.endswith("_at") and value else value, row["id"]
 
     def by(part: list[Row]) -> list[Row]:
         return sorted(part, key=key, reverse=descending)
@@ -149,7 +149,7 @@ def behind(rows: list[Row], sort: str, after: str) -> list[Row]:
 
 
 def problems(kind: str, msg: str, *locs: Sequence[object]) -> Row:
-    """Return the answer that says what is wrong in these places."""
+    """Return the answer that says what is wrong in these positions."""
     return {"detail": [{"type": kind, "loc": loc, "msg": msg} for loc in locs]}
 
 
@@ -182,7 +182,7 @@ def check_task(answer: Answer, task: Row) -> None:
     check(answer, 200, task, etag=f'"{task["version"]}"')
 
 
-PLACES = st.integers(0, 199)  # for `pick`
+POSITIONS = st.integers(0, 199)  # for `pick`
 DUE = ["2020-01-01T00:00:00Z", "2020-01-01T01:00:00+01:00", "2039-12-31T23:00:00.5-01:00"]
 # In one case, since databases differ in how they sort others.
 TITLES = st.sampled_from(["a", "b", "b2", " c "])
@@ -194,7 +194,7 @@ CHANGES: Choices = {
     "due_at": st.sampled_from([None, *DUE]),
 }
 TASK_CHANGES = st.fixed_dictionaries({}, optional=CHANGES)
-OWNERS = st.none() | PLACES
+OWNERS = st.none() | POSITIONS
 NEW_TASKS = st.fixed_dictionaries({}, optional=CHANGES | {"owner_id": OWNERS}).map(
     lambda fields: {"title": "a"} | fields
 )
@@ -203,19 +203,19 @@ FILTER_VALUES: Choices = {
     "priority_min": st.integers(0, 5),
     "priority_max": st.integers(0, 5),
     "q": st.sampled_from(["", "A", "REPORT", "%", "_b", "b2"]),
-    "created_after": PLACES,
-    "created_before": PLACES,
+    "created_after": POSITIONS,
+    "created_before": POSITIONS,
     "due_after": st.sampled_from(DUE),
     "due_before": st.sampled_from(DUE),
     "overdue": st.booleans(),
-    "owner_id": PLACES,
+    "owner_id": POSITIONS,
     "unowned": st.booleans(),
     "deleted": st.booleans(),
 }
 ONE_FILTER = st.one_of(*[st.tuples(st.just(name), value) for name, value in FILTER_VALUES.items()])
-SOME_FILTERS = st.lists(ONE_FILTER, max_size=2).map(dict)  # few, so that many tasks pass them
+SOME_FILTERS = st.lists(ONE_FILTER, max_size=2).map(dict)  # few, so that many tasks match them
 PAGE: Choices = {"limit": st.integers(1, 4), "offset": st.integers(0, 3)}
-PAGE |= {"after": PLACES, "count": st.booleans()}
+PAGE |= {"after": POSITIONS, "count": st.booleans()}
 PAGES = st.fixed_dictionaries({}, optional=PAGE)
 SORTS = st.fixed_dictionaries({}, optional={"sort": st.sampled_from(get_args(TaskSort))})
 QUERIES = st.tuples(SOME_FILTERS, PAGES, SORTS).map(lambda parts: parts[0] | parts[1] | parts[2])
@@ -255,27 +255,27 @@ class Sequences(stateful.RuleBasedStateMachine):
         begin = datetime.now(UTC)
         answer = self.client.request(method, path, **options)
         end = datetime.now(UTC)
-        self.now = Unforeseen(lambda it: isinstance(it, str) and begin <= moment(it) <= end)
+        self.now = Unforeseen(lambda it: isinstance(it, str) and begin <= parse(it) <= end)
         return answer
 
     def select(self, **query: object) -> list[Row]:
-        return passing(self.tasks.values(), query)
+        return matching(self.tasks.values(), query)
 
-    def pick(self, place: int, usual: Iterable[int], others: list[int]) -> int:
+    def pick(self, position: int, usual: Iterable[int], others: list[int]) -> int:
         """Return an id: nine times of ten a usual one, if there is one."""
-        ids = ([*usual] if place % 10 < 9 else []) or others
-        return ids[place // 10 % len(ids)]
+        ids = ([*usual] if position % 10 < 9 else []) or others
+        return ids[position // 10 % len(ids)]
 
-    def pick_task(self, place: int, *, deleted: bool = False) -> int:
+    def pick_task(self, position: int, *, deleted: bool = False) -> int:
         usual, others = self.select(deleted=deleted), self.select(deleted=not deleted)
         gone = [task["id"] for task in others] + self.gone_tasks
-        return self.pick(place, [task["id"] for task in usual], gone)
+        return self.pick(position, [task["id"] for task in usual], gone)
 
-    def pick_user(self, place: int) -> int:
-        return self.pick(place, self.users, self.gone_users)
+    def pick_user(self, position: int) -> int:
+        return self.pick(position, self.users, self.gone_users)
 
     def with_ids(self, fields: Row) -> Row:
-        """Return the fields of a new task, or a query, with ids and moments instead of places."""
+        """Return the fields of a new task, or a query, with ids and datetimes for positions."""
         values = dict(fields)
         for name in {"owner_id", "from_user_id", "to_user_id"}.intersection(fields):
             values[name] = None if fields[name] is None else self.pick_user(fields[name])
@@ -293,8 +293,8 @@ class Sequences(stateful.RuleBasedStateMachine):
     def new_task(self, asked: Row) -> Row:
         """Return the task that the API creates."""
         last = self.last_task
-        moments = {"created_at": self.now, "updated_at": self.now, "completed_at": None}
-        task = asked | moments | {"id": Unforeseen(lambda it: it > last)}
+        datetimes = {"created_at": self.now, "updated_at": self.now, "completed_at": None}
+        task = asked | datetimes | {"id": Unforeseen(lambda it: it > last)}
         keep_completed_at(task, self.now)
         return task | {"deleted_at": None, "version": 1}
 
@@ -361,9 +361,9 @@ class Sequences(stateful.RuleBasedStateMachine):
         self.post_task(self.with_ids(fields), key)
 
     @precondition(lambda self: self.keys)
-    @rule(place=PLACES, same=st.booleans())
-    def repeat_with_key(self, place: int, *, same: bool) -> None:
-        key = [*self.keys][place % len(self.keys)]
+    @rule(position=POSITIONS, same=st.booleans())
+    def repeat_with_key(self, position: int, *, same: bool) -> None:
+        key = [*self.keys][position % len(self.keys)]
         asked, _ = self.keys[key]
         self.post_task(asked if same else asked | {"title": "another"}, key)
 
@@ -393,19 +393,23 @@ class Sequences(stateful.RuleBasedStateMachine):
         answer = self.call("POST", "/tasks/bulk", json=body)
         created = [self.new_task(NEW_TASK | shown(task)) for task in body]
         owners = enumerate(task["owner_id"] for task in created)
-        unknown = [place for place, user_id in owners if self.is_unknown(user_id)]
+        unknown = [position for position, user_id in owners if self.is_unknown(user_id)]
         if unknown:
-            check(answer, 422, unknown_users(*(["body", place, "owner_id"] for place in unknown)))
+            check(
+                answer,
+                422,
+                unknown_users(*(["body", position, "owner_id"] for position in unknown)),
+            )
             return
         check(answer, 201, created)
-        moments = [moment(task["created_at"]) for task in created]
-        assert moments == sorted(set(moments))
+        datetimes = [parse(task["created_at"]) for task in created]
+        assert datetimes == sorted(set(datetimes))
         for task in created:
             self.keep(task)
 
-    @rule(place=PLACES, tags=IF_MATCH)
-    def read_task(self, place: int, tags: str | None) -> None:
-        task_id = self.pick_task(place)
+    @rule(position=POSITIONS, tags=IF_MATCH)
+    def read_task(self, position: int, tags: str | None) -> None:
+        task_id = self.pick_task(position)
         headers = self.tagged("If-None-Match", tags, task_id)
         answer = self.call("GET", f"/tasks/{task_id}", headers=headers)
         task = self.find(answer, task_id)
@@ -415,9 +419,9 @@ class Sequences(stateful.RuleBasedStateMachine):
         elif task:
             check_task(answer, task)
 
-    @rule(place=PLACES, fields=TASK_CHANGES, tags=IF_MATCH, put=st.booleans())
-    def update_task(self, place: int, fields: Row, tags: str | None, *, put: bool) -> None:
-        task_id = self.pick_task(place)
+    @rule(position=POSITIONS, fields=TASK_CHANGES, tags=IF_MATCH, put=st.booleans())
+    def update_task(self, position: int, fields: Row, tags: str | None, *, put: bool) -> None:
+        task_id = self.pick_task(position)
         headers = self.tagged("If-Match", tags, task_id)
         method = "PUT" if put else "PATCH"
         answer = self.call(method, f"/tasks/{task_id}", json=fields, headers=headers)
@@ -425,23 +429,25 @@ class Sequences(stateful.RuleBasedStateMachine):
             change(task, self.now, **shown(fields))
             check_task(answer, task)
 
-    @rule(changes=st.lists(st.tuples(PLACES, TASK_CHANGES), min_size=1, max_size=4))
+    @rule(changes=st.lists(st.tuples(POSITIONS, TASK_CHANGES), min_size=1, max_size=4))
     def update_tasks(self, changes: list[tuple[int, Row]]) -> None:
-        body = [{"id": self.pick_task(place)} | fields for place, fields in changes]
+        body = [{"id": self.pick_task(position)} | fields for position, fields in changes]
         answer = self.call("PATCH", "/tasks/bulk", json=body)
         there = [task["id"] for task in self.select()]
-        unknown = [place for place, item in enumerate(body) if item["id"] not in there]
+        unknown = [position for position, item in enumerate(body) if item["id"] not in there]
         if unknown:
-            locs = (["body", place, "id"] for place in unknown)
+            locs = (["body", position, "id"] for position in unknown)
             check(answer, 404, problems("task_not_found", "Task not found", *locs))
             return
         for item in body:
             change(self.tasks[item["id"]], self.now, **shown(item))
         check(answer, 200, [self.tasks[item["id"]] for item in body])
 
-    @rule(place=PLACES, tags=IF_MATCH, trashed=st.booleans(), permanent=st.booleans())
-    def delete_task(self, place: int, tags: str | None, *, trashed: bool, permanent: bool) -> None:
-        task_id = self.pick_task(place, deleted=trashed and permanent)
+    @rule(position=POSITIONS, tags=IF_MATCH, trashed=st.booleans(), permanent=st.booleans())
+    def delete_task(
+        self, position: int, tags: str | None, *, trashed: bool, permanent: bool
+    ) -> None:
+        task_id = self.pick_task(position, deleted=trashed and permanent)
         headers, query = self.tagged("If-Match", tags, task_id), {"permanent": permanent}
         answer = self.call("DELETE", f"/tasks/{task_id}", params=query, headers=headers)
         task = self.find(answer, task_id, tags, deleted=None if permanent else False)
@@ -456,19 +462,19 @@ class Sequences(stateful.RuleBasedStateMachine):
             self.gone_tasks.append(task_id)
 
     @precondition(lambda self: self.select(deleted=True))
-    @rule(place=PLACES)
-    def restore_task(self, place: int) -> None:
-        task_id = self.pick_task(place, deleted=True)
+    @rule(position=POSITIONS)
+    def restore_task(self, position: int) -> None:
+        task_id = self.pick_task(position, deleted=True)
         answer = self.call("POST", f"/tasks/{task_id}/restore")
         if task := self.find(answer, task_id, deleted=True):
             change(task, self.now, deleted_at=None)
             check_task(answer, task)
 
-    @rule(place=PLACES, giver=OWNERS, taker=OWNERS, right=st.booleans())
+    @rule(position=POSITIONS, giver=OWNERS, taker=OWNERS, right=st.booleans())
     def transfer_task(
-        self, place: int, giver: int | None, taker: int | None, *, right: bool
+        self, position: int, giver: int | None, taker: int | None, *, right: bool
     ) -> None:
-        task_id = self.pick_task(place)
+        task_id = self.pick_task(position)
         owner_id = self.tasks.get(task_id, NEW_TASK)["owner_id"]
         body = self.with_ids({"from_user_id": giver, "to_user_id": taker})
         if right:
@@ -488,10 +494,10 @@ class Sequences(stateful.RuleBasedStateMachine):
         record = {"id": Unforeseen(bool), "task_id": task_id, "by_user_id": None}
         self.transfers[task_id].append(between | record | {"created_at": self.now})
 
-    @rule(place=PLACES, page=PAGES)
-    def list_transfers(self, place: int, page: Row) -> None:
+    @rule(position=POSITIONS, page=PAGES)
+    def list_transfers(self, position: int, page: Row) -> None:
         transferred = [task["id"] for task in self.select() if self.transfers[task["id"]]]
-        task_id = self.pick(place, transferred, [*self.tasks, *self.gone_tasks])
+        task_id = self.pick(position, transferred, [*self.tasks, *self.gone_tasks])
         path = f"/tasks/{task_id}/transfers"
         answer = self.call("GET", path)
         if self.find(answer, task_id):
@@ -518,9 +524,9 @@ class Sequences(stateful.RuleBasedStateMachine):
         tasks = [task for task in self.select(**asked) if task["status"] == status]
         self.compare_list(f"/tasks/by-status/{status}", asked, tasks)
 
-    @rule(query=QUERIES, place=PLACES)
-    def list_tasks_of_user(self, query: Row, place: int) -> None:
-        asked, user_id = self.with_ids(query), self.pick_user(place)
+    @rule(query=QUERIES, position=POSITIONS)
+    def list_tasks_of_user(self, query: Row, position: int) -> None:
+        asked, user_id = self.with_ids(query), self.pick_user(position)
         path = f"/users/{user_id}/tasks"
         if user_id in self.users:
             tasks = [task for task in self.select(**asked) if task["owner_id"] == user_id]
@@ -543,10 +549,10 @@ class Sequences(stateful.RuleBasedStateMachine):
         }
         check(answer, 200, expected)
 
-    @rule(place=PLACES, field=st.sampled_from(sorted(WRONG_FIELDS)), many=st.booleans())
-    def send_wrong_task(self, place: int, field: str, *, many: bool) -> None:
+    @rule(position=POSITIONS, field=st.sampled_from(sorted(WRONG_FIELDS)), many=st.booleans())
+    def send_wrong_task(self, position: int, field: str, *, many: bool) -> None:
         value, kind, msg = WRONG_FIELDS[field]
-        good = {"id": self.pick_task(place), "title": "must not be kept"}
+        good = {"id": self.pick_task(position), "title": "must not be kept"}
         wrong = good | {field: value}
         for method in ("POST", "PATCH") if many else ("POST", "PATCH", "PUT"):
             one_path = "/tasks" if method == "POST" else f"/tasks/{good['id']}"
@@ -586,9 +592,9 @@ class Sequences(stateful.RuleBasedStateMachine):
             self.last_user = user["id"]
             self.users[user["id"]] = user
 
-    @rule(place=PLACES)
-    def read_user(self, place: int) -> None:
-        user_id = self.pick_user(place)
+    @rule(position=POSITIONS)
+    def read_user(self, position: int) -> None:
+        user_id = self.pick_user(position)
         answer = self.call("GET", f"/users/{user_id}")
         if user := self.find_user(answer, user_id):
             check(answer, 200, user)
@@ -598,9 +604,9 @@ class Sequences(stateful.RuleBasedStateMachine):
         after = {"after": self.pick_user(page["after"])} if "after" in page else {}
         self.compare_list("/users", page | after, [*self.users.values()])
 
-    @rule(place=PLACES, fields=st.fixed_dictionaries({}, optional=USER_CHANGES))
-    def update_user(self, place: int, fields: Row) -> None:
-        user_id = self.pick_user(place)
+    @rule(position=POSITIONS, fields=st.fixed_dictionaries({}, optional=USER_CHANGES))
+    def update_user(self, position: int, fields: Row) -> None:
+        user_id = self.pick_user(position)
         answer = self.call("PATCH", f"/users/{user_id}", json=fields)
         if user := self.find_user(answer, user_id):
             changed = user | shown_user(fields)
@@ -612,9 +618,9 @@ class Sequences(stateful.RuleBasedStateMachine):
 
     # One stays, so that tasks may always belong to somebody.
     @precondition(lambda self: len(self.users) > 1)
-    @rule(place=PLACES)
-    def delete_user(self, place: int) -> None:
-        user_id = self.pick_user(place)
+    @rule(position=POSITIONS)
+    def delete_user(self, position: int) -> None:
+        user_id = self.pick_user(position)
         answer = self.call("DELETE", f"/users/{user_id}")
         if not self.find_user(answer, user_id):
             return

@@ -303,7 +303,7 @@ def test_only_members_create_users_once_there_is_one(
 
 
 @pytest.mark.slow
-def test_of_twenty_first_users_at_the_same_moment_one_is_created(
+def test_of_twenty_first_users_at_the_same_time_one_is_created(
     empty_database: str, tmp_path: Path
 ) -> None:
     options = ("--workers", "2")

@@ -60,17 +60,17 @@ def test_a_title_is_trimmed_before_its_length_counts(client: httpx2.Client) -> N
     assert create(client, title=f"\n {'x' * 200}\t")["title"] == "x" * 200
 
 
-def test_moments_go_out_in_utc_with_a_z(client: httpx2.Client) -> None:
+def test_datetimes_go_out_in_utc_with_a_z(client: httpx2.Client) -> None:
     task = create(client, due_at="2026-06-01T01:30:00+02:00", status="completed")
 
     assert task["due_at"] == "2026-05-31T23:30:00Z"
-    for moment in ("created_at", "updated_at", "completed_at"):
-        assert task[moment].endswith("Z")
-        assert datetime.fromisoformat(task[moment])
+    for field in ("created_at", "updated_at", "completed_at"):
+        assert task[field].endswith("Z")
+        assert datetime.fromisoformat(task[field])
 
 
 @pytest.mark.parametrize("due_at", ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59.999999Z"])
-def test_the_first_and_the_last_moment_of_the_calendar_are_kept(
+def test_the_first_and_the_last_datetime_of_the_calendar_are_kept(
     client: httpx2.Client, due_at: str
 ) -> None:
     task = create(client, due_at=due_at)
@@ -187,7 +187,7 @@ def test_the_id_of_a_deleted_task_is_not_used_again(client: httpx2.Client) -> No
     assert create(client)["id"] > task["id"]
 
 
-def test_updates_at_the_same_moment_are_all_kept(client: httpx2.Client) -> None:
+def test_updates_at_the_same_time_are_all_kept(client: httpx2.Client) -> None:
     task = create(client)
     changes = {"title": "Read it", "description": "Ten pages", "status": "completed", "priority": 4}
 
@@ -201,7 +201,7 @@ def test_updates_at_the_same_moment_are_all_kept(client: httpx2.Client) -> None:
     assert read(client, task).items() >= changes.items()
 
 
-def test_the_status_and_completed_at_agree_after_updates_at_the_same_moment(
+def test_the_status_and_completed_at_agree_after_updates_at_the_same_time(
     client: httpx2.Client,
 ) -> None:
     paths = [f"/tasks/{create(client)['id']}" for _ in range(30)]
@@ -214,7 +214,7 @@ def test_the_status_and_completed_at_agree_after_updates_at_the_same_moment(
         assert (task["status"] == "completed") is (task["completed_at"] is not None)
 
 
-def test_of_deletions_at_the_same_moment_one_succeeds(client: httpx2.Client) -> None:
+def test_of_deletions_at_the_same_time_one_succeeds(client: httpx2.Client) -> None:
     path = f"/tasks/{create(client)['id']}"
 
     with ThreadPoolExecutor(20) as threads:

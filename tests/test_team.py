@@ -156,7 +156,7 @@ def test_a_transfer_says_from_whom_and_to_whom(client: httpx2.Client, body: obje
     assert client.post(f"/tasks/{task['id']}/transfer", json=body).status_code == 422
 
 
-def test_of_twenty_transfers_from_one_owner_at_the_same_moment_one_succeeds(
+def test_of_twenty_transfers_from_one_owner_at_the_same_time_one_succeeds(
     client: httpx2.Client,
     engine: Engine,
 ) -> None:
@@ -282,7 +282,7 @@ def test_a_list_goes_on_behind_a_task_in_the_trash(client: httpx2.Client) -> Non
     assert client.get(page.links["next"]["url"]).json() == tasks[2:]
 
 
-def test_of_twenty_restorations_at_the_same_moment_one_succeeds(
+def test_of_twenty_restorations_at_the_same_time_one_succeeds(
     client: httpx2.Client,
 ) -> None:
     task = create(client)

@@ -109,7 +109,7 @@ def test_what_another_user_has_is_taken(
 
 
 @pytest.mark.parametrize("number", [4, pytest.param(20, marks=pytest.mark.slow)])
-def test_of_users_with_one_name_at_the_same_moment_one_is_created(
+def test_of_users_with_one_name_at_the_same_time_one_is_created(
     client: httpx2.Client, number: int
 ) -> None:
     def ask(number: int) -> httpx2.Response:
@@ -274,7 +274,7 @@ def test_a_new_password_needs_the_current_one(
         assert connection.execute(text('SELECT * FROM "user"')).all() == before
 
 
-def test_of_two_changes_of_a_password_at_the_same_moment_one_succeeds(
+def test_of_two_changes_of_a_password_at_the_same_time_one_succeeds(
     client: httpx2.Client,
     engine: Engine,
 ) -> None:

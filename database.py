@@ -229,7 +229,7 @@ def is_outage(error: DBAPIError) -> bool:
         return code != sqlite3.SQLITE_ERROR
     if isinstance(original, psycopg2.OperationalError):
         return not str(original.pgcode).startswith("54")
-    return error.connection_invalidated
+    return error.connection_invalidated  # by the pool, or by `replace_read_only`
 
 
 alembic_config = Config(toml_file=Path(__file__).with_name("pyproject.toml"))

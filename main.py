@@ -169,7 +169,7 @@ def create_task(
     """
     task = new_task(task_create, current_user, now())
     if idempotency_key is None:
-        # The key is the `loc` of errors in this task, as in those of FastAPI.
+        # `("body",)` is the `loc` of errors in this task, as in those of FastAPI.
         insert_tasks(session, {("body",): task})
     else:
         task = insert_once(session, task, idempotency_key)
@@ -298,8 +298,8 @@ def create_tasks(
     """
     created_at = now()
     tasks = [
-        # Each a microsecond later: SQLAlchemy tells the new ids apart by `created_at`, and a list
-        # sorted by it keeps this order.
+        # Each a microsecond later: SQLAlchemy finds which new id is whose by `created_at`, and a
+        # list sorted by it keeps this order.
         new_task(task_create, current_user, created_at + timedelta(microseconds=position))
         for position, task_create in enumerate(task_creates)
     ]
@@ -463,7 +463,7 @@ def insert_once(session: Session, task: Task, idempotency_key: str) -> Task:
     task.idempotency_key, task.request_hash = idempotency_key, task.hash_request()
     try:
         insert_tasks(session, {("body",): task})
-    except (IntegrityError, RequestValidationError):  # the owner may be deleted meanwhile
+    except (IntegrityError, RequestValidationError):  # the key is used, or the owner deleted
         session.rollback()
         same_key = col(Task.idempotency_key) == idempotency_key
         earlier = session.exec(select(Task).where(same_key)).one_or_none()
@@ -486,7 +486,7 @@ def apply_updates(session: Session, updates: Sequence[tuple[Task, TaskUpdate]]) 
         task.change(**task_update.model_dump(exclude={"id"}))
     changed = [task for task, _ in updates if session.is_modified(task)]
     # UPDATEs of the same columns are sent in one round trip. So each task writes, unchanged, the
-    # columns too that only other tasks change.
+    # columns too that only other tasks change. `committed_state` has the changed fields only.
     fields = {field for task in changed for field in inspect(task).committed_state}
     for task in changed:
         for field in fields:

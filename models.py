@@ -162,7 +162,7 @@ class Task(TaskBase, table=True):
 
     id: int | None = Field(default=None, primary_key=True)
     owner_id: int | None = Field(default=None, foreign_key="user.id", ondelete="SET NULL")
-    # When one INSERT creates many tasks, SQLAlchemy tells their ids apart by this column.
+    # When one INSERT creates many tasks, SQLAlchemy finds by this column which new id is whose.
     created_at: datetime = Field(default_factory=now, sa_column_kwargs={"insert_sentinel": True})
     updated_at: datetime = Field(default_factory=now)  # set again by `change`
     completed_at: datetime | None = None

@@ -185,6 +185,7 @@ async def respond_invalid(_request: Request, error: RequestValidationError) -> J
 
 async def respond_wrong_method(request: Request, _error: HTTPException) -> Response:
     """Respond with 405 and all methods of the path (RFC 9110, 15.5.6), not those of one route."""
+    # An included router is one entry of `app.routes`; this yields the routes in it.
     matching = [
         route
         for route in iter_route_contexts(request.app.routes)
@@ -233,7 +234,7 @@ EXCEPTION_HANDLERS: dict[
 
 
 def limit_body(app: ASGIApp) -> ASGIApp:
-    """Wrap the app to refuse large bodies in JSON; FastAPI's `max_body_size` sends plain text."""
+    """Wrap the app to refuse large bodies by JSON; FastAPI's `max_body_size` sends plain text."""
 
     async def limited_app(scope: Scope, receive: Receive, send: Send) -> None:
         size = 0

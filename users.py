@@ -45,7 +45,7 @@ from responses import (
 
 UNAUTHORIZED = document_error(401, "Nobody is signed in")
 UNAUTHORIZED[401]["headers"] = {"WWW-Authenticate": document_header("`Bearer`")}
-FORBIDDEN = document_error(403, "Not the own account")
+FORBIDDEN = document_error(403, "Not allowed for this account")
 SIGN_IN_IS_OFF = document_error(404, "`SECRET_KEY` is not set")
 TAKEN = document_error(409, "The name or address is taken")
 

@@ -268,7 +268,7 @@ def draw(pages: dict[str, list[dict[str, float]]]) -> str:
 def databases(
     folder: Path, server_url: str, wanted: list[tuple[Path, int]]
 ) -> Iterator[tuple[str, list[str]]]:
-    """Yield each kind of database with URLs: for each project, one with so many tasks."""
+    """Yield each kind of database with URLs: one for each project, filled with its tasks."""
     engine = connect(server_url).execution_options(isolation_level="AUTOCOMMIT")
     names = [f"tasks_{position}" for position in range(len(wanted))]
     with engine.connect() as connection:

@@ -14,7 +14,7 @@ from sqlmodel import Session
 from main import read_stats, read_tasks
 from queries import SELECT_TASK, TaskFilter, TaskQuery, TaskSort, write_cursor
 
-# How many tasks are behind a late one: so many that to sort them takes longer than an index.
+# The tasks behind a late one: enough that to sort them takes longer than to use an index.
 REST = 15_000
 Parameters = tuple[Any, ...] | dict[str, Any]
 

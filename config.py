@@ -52,7 +52,7 @@ class Settings(BaseSettings):
     database_pool_timeout: PositiveInt = 30
     # Seconds after which a connection is replaced by a new one.
     database_pool_recycle: PositiveInt = 3600
-    # Seconds to wait for PostgreSQL to accept a new connection; more would outlast a failover.
+    # Seconds to wait for PostgreSQL to accept a new connection; few, so that an outage shows soon.
     database_connect_timeout: int = Field(default=5, ge=1, le=5)
     # Seconds after which PostgreSQL ends a statement, or a transaction in which nothing happens.
     # 0 is never; PostgreSQL takes no more than the maximum.

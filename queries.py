@@ -122,7 +122,7 @@ class PageQuery(PageBase):
         default=None,
         ge=0,
         le=MAX_INTEGER,
-        description="The last id of the page before. Unlike `offset`, it need not pass other rows",
+        description="The last id of the page before. Unlike `offset`, it counts nothing before",
     )
 
     sort: ClassVar[str] = "id"
@@ -246,7 +246,7 @@ class TaskQuery(TaskFilter, PageBase):
         default=None,
         description="Where the page before ended, as its `Link` says: the value of its last task "
         "in the field to sort by, a comma, and the id of that task; for `sort=id` only the id. "
-        "Unlike `offset`, it need not pass the tasks before",
+        "Unlike `offset`, it counts nothing before",
     )
 
     @field_validator("after")
@@ -261,7 +261,7 @@ class TaskQuery(TaskFilter, PageBase):
 class RecentQuery(TaskQuery):
     """The same for the tasks created in the last days."""
 
-    days: int = Field(default=7, ge=1, le=3650, description="Created in the last days")
+    days: int = Field(default=7, ge=1, le=3650, description="Created in the last `days` days")
 
     def conditions(self) -> Iterator[ColumnElement[bool]]:
         """Yield the conditions that all have to be true for a task."""

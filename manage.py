@@ -1,0 +1,125 @@
+"""Commands for the operator, on the server: users and backups. They work while the API runs."""
+
+import sqlite3
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from fastapi import HTTPException
+from pydantic import ValidationError
+from sqlalchemy.exc import DBAPIError
+from sqlmodel import Session, col, select
+
+from config import settings
+from database import engine, first_line, is_sqlite, reading_engine, upgrade_schema, url
+from models import User, UserCreate, UserUpdate
+from sign_in import hasher
+from users import commit_user
+
+# Without Typer's own tracebacks, which show the values of variables.
+cli = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False)
+
+PasswordStdin = Annotated[
+    bool, typer.Option("--password-stdin", help="Read the password from standard input")
+]
+
+
+def read_password(*, from_stdin: bool) -> str:
+    """Return the password from standard input, or ask for it twice without showing it."""
+    if from_stdin:
+        return sys.stdin.read().rstrip("\r\n")
+    password: str = typer.prompt("Password", hide_input=True, confirmation_prompt=True)
+    return password
+
+
+@cli.command()
+def create_user(
+    name: str,
+    email: str,
+    *,
+    admin: Annotated[bool, typer.Option("--admin", help="Make the user an administrator")] = False,
+    password_stdin: PasswordStdin = False,
+) -> None:
+    """Create a user, by the same rules as the API."""
+    fields = {"username": name, "email": email, "is_admin": admin}
+    password = read_password(from_stdin=password_stdin)
+    user_create = UserCreate.model_validate(fields | {"password": password})
+    if settings.migrate_at_start:
+        upgrade_schema()
+    password_hash = hasher.hash(password)
+    with Session(engine) as session:
+        session.add(User.model_validate(user_create, update={"password_hash": password_hash}))
+        commit_user(session)
+    typer.echo(f"Created {user_create.username}")
+
+
+@cli.command()
+def set_password(name: str, *, password_stdin: PasswordStdin = False) -> None:
+    """Set the password of a user, who can then sign in again. All tokens of the user end."""
+    password = read_password(from_stdin=password_stdin)
+    UserUpdate.model_validate({"password": password})  # or raise a ValidationError
+    with Session(engine, expire_on_commit=False) as session:
+        of_that_name = select(User).where(col(User.username) == name.lower())
+        user = session.exec(of_that_name.with_for_update()).one_or_none()
+        if user is None:
+            sys.exit("User not found")
+        user.password_hash = hasher.hash(password)
+        user.token_version += 1
+        user.is_active = True
+        session.commit()
+    typer.echo(f"{user.username} can sign in with the new password")
+
+
+@cli.command()
+def list_users() -> None:
+    """List the users: id, name, address, and `administrator` or `inactive`."""
+    with Session(reading_engine) as session:
+        for user in session.exec(select(User).order_by(col(User.id))):
+            states = ["administrator"] * user.is_admin + ["inactive"] * (not user.is_active)
+            typer.echo("\t".join([str(user.id), user.username, user.email, ", ".join(states)]))
+
+
+@cli.command()
+def backup(file: Path) -> None:
+    """Copy the SQLite database to a new file, as it is now."""
+    if not is_sqlite:
+        sys.exit("This is for SQLite. Back up PostgreSQL with pg_dump")
+    database, file = Path(str(url.database)).absolute(), file.absolute()
+    try:
+        # Only for its owner, since it has the hashes of the passwords.
+        file.touch(mode=0o600, exist_ok=False)
+    except OSError as error:
+        sys.exit(f"{file} cannot be created: {error.strerror}")
+    try:
+        # To copy the file itself would lose the newest tasks (https://www.sqlite.org/wal.html).
+        with closing(sqlite3.connect(f"{database.as_uri()}?mode=rw", uri=True)) as connection:
+            connection.execute("VACUUM INTO ?", (str(file),))
+    except sqlite3.Error as error:
+        file.unlink()
+        sys.exit(f"{database} cannot be copied to {file}: {error}")
+    typer.echo(f"Copied the database to {file}")
+
+
+def main() -> None:
+    """Run a command; when something is wrong, say it in one sentence and exit with 1."""
+    try:
+        cli()
+    except HTTPException as error:  # of `commit_user`
+        sys.exit(error.detail)
+    except ValidationError as error:
+        for problem in error.errors():
+            message = problem["msg"].removeprefix("Value error, ")
+            sys.stderr.write(f"{problem['loc'][0]}: {message}\n")
+        sys.exit(1)
+    except (OSError, UnicodeError) as error:
+        sys.exit(str(error))
+    except DBAPIError as error:
+        sys.exit(f"The database cannot be used: {first_line(error)}")
+    finally:
+        engine.dispose()  # which leaves a SQLite database in one file
+
+
+if __name__ == "__main__":
+    main()

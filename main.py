@@ -5,22 +5,26 @@ import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
+from hashlib import sha256
 from typing import Annotated, Any
 
 from fastapi import Body, Depends, FastAPI, Header, HTTPException, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import RedirectResponse
+from pydantic_core import to_json
 from sqlalchemy import Row, inspect
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm.attributes import flag_modified
-from sqlmodel import Session, col, func, select
+from sqlmodel import Session, col, delete, func, select
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+import sign_in
 import users
 from config import settings
-from database import SessionDep, engine, run_in_slot, schema_is_newest, upgrade_schema
+from database import SessionDep, engine, run_in_slot, schema_is_current, upgrade_schema
 from models import (
+    IdempotencyKey,
     Problems,
     State,
     Task,
@@ -62,13 +66,14 @@ from responses import (
     Responses,
     document_error,
     etag,
+    forbid_unknown_parameters,
     has_etag,
     limit_body,
     list_public,
     read_page,
     to_public,
 )
-from users import CurrentUserDep
+from sign_in import CurrentUserDep
 
 MAX_BULK = 1000  # tasks
 
@@ -110,6 +115,7 @@ app = FastAPI(
     lifespan=lifespan,
     middleware=[Middleware(log_reason), Middleware(limit_body)],
     exception_handlers=EXCEPTION_HANDLERS,
+    dependencies=[Depends(forbid_unknown_parameters)],
     responses=UNAVAILABLE,
 )
 
@@ -129,50 +135,49 @@ async def health() -> State:
 @app.get("/ready", tags=["service"])
 async def ready() -> State:
     """Return that the database answers and its schema is current. If not, `detail` says why."""
-    if not await run_in_slot(schema_is_newest):
+    if not await run_in_slot(schema_is_current):
         detail = "The schema of the database is not the newest: run `alembic upgrade head`"
         raise HTTPException(503, detail, RETRY_AFTER)
     return State(status="ready")
 
 
-app.include_router(users.token_router)
+app.include_router(sign_in.router)
 if settings.secret_key:
     # Routes above this line are open to everyone, routes below it are for those who are signed in.
-    # `FastAPI(dependencies=...)` would guard all of them.
-    app.router.dependencies.append(Depends(users.get_current_user))
-    app.router.responses = UNAVAILABLE | users.UNAUTHORIZED
+    # `FastAPI(dependencies=...)` would guard all of them. The first dependency, so that others get
+    # 401 for a wrong query parameter too.
+    app.router.dependencies.insert(0, Depends(sign_in.get_current_user))
+    app.router.responses = UNAVAILABLE | sign_in.UNAUTHORIZED
 
 
 # In a path, `:id` is the `IdConvertor` of `responses.py`.
 TaskId = Annotated[int, Path(description="The id of the task")]
-IdempotencyKey = Annotated[
-    str | None, Header(min_length=1, max_length=200, description="Any text, for this task only")
+KeyHeader = Annotated[
+    str | None,
+    Header(min_length=1, max_length=200, description="Any text, another one for each new request"),
 ]
 CREATED: Responses = {201: {"headers": LOCATION_HEADER | ETAG_HEADER}}
+IS_DELETED = "A task that was created with this key is deleted for good"
+DELETED = document_error(409, IS_DELETED)
 NOT_MODIFIED: Responses = {304: {"description": "The task still has this version"}}
 OTHER_VERSION = document_error(412, "The task has another version")
 
 
-@app.post("/tasks", tags=["tasks"], status_code=201, responses=CREATED | BAD_BODY)
+@app.post("/tasks", tags=["tasks"], status_code=201, responses=CREATED | DELETED | BAD_BODY)
 def create_task(
     task_create: TaskCreate,
     request: Request,
     current_user: CurrentUserDep,
     session: SessionDep,
-    idempotency_key: IdempotencyKey = None,
+    idempotency_key: KeyHeader = None,
 ) -> PublicResponse[TaskPublic]:
     """Create a task. Only the title is required. Other fields are ignored.
 
-    A request with an `Idempotency-Key` may be sent again: the repeated one creates nothing, and is
-    answered with the task of the first. The key is used for one task only, until that is deleted
-    for good.
+    With an `Idempotency-Key`, the request may be sent again for seven days. It then creates
+    nothing, and returns the task that the first request created, as it is now.
     """
-    task = new_task(task_create, current_user, now())
-    if idempotency_key is None:
-        # `("body",)` is the `loc` of errors in this task, as in those of FastAPI.
-        insert_tasks(session, {("body",): task})
-    else:
-        task = insert_once(session, task, idempotency_key)
+    # `("body",)` is the `loc` of errors in this task, as in those of FastAPI.
+    [task] = insert_once(session, {("body",): task_create}, current_user, idempotency_key)
     session.commit()
     return task_response(task, 201, Location=f"{request.scope['path']}/{task.id}")
 
@@ -186,7 +191,7 @@ def read_task(
     if task is None:
         raise HTTPException(404, "Task not found")
     # A proxy that compresses marks entity tags with `W/` (RFC 9110, 8.8.3).
-    if if_none_match is not None and has_etag(if_none_match.replace("W/", ""), task):
+    if if_none_match and has_etag([tags.replace("W/", "") for tags in if_none_match], task):
         raise HTTPException(304, headers={"ETag": etag(task)})  # FastAPI sends it without a body
     return task_response(task)
 
@@ -286,24 +291,22 @@ def read_stats(query: Annotated[TaskFilter, Query()], session: SessionDep) -> Ta
     )
 
 
-@app.post("/tasks/bulk", tags=["tasks"], status_code=201, responses=BAD_BODY)
+@app.post("/tasks/bulk", tags=["tasks"], status_code=201, responses=DELETED | BAD_BODY)
 def create_tasks(
     task_creates: Annotated[list[TaskCreate], Body(min_length=1, max_length=MAX_BULK)],
     current_user: CurrentUserDep,
     session: SessionDep,
+    idempotency_key: KeyHeader = None,
 ) -> PublicResponse[list[TaskPublic]]:
     """Create many tasks, all or none, and return them in the same order.
 
-    If any is wrong, the second item of each `loc` is its position in the list, from 0.
+    If any is wrong, the second item of each `loc` is its position in the list, from 0. With an
+    `Idempotency-Key`, the request may be sent again, as for one task.
     """
-    created_at = now()
-    tasks = [
-        # Each a microsecond later: SQLAlchemy finds which new id is whose by `created_at`, and a
-        # list sorted by it keeps this order.
-        new_task(task_create, current_user, created_at + timedelta(microseconds=position))
-        for position, task_create in enumerate(task_creates)
-    ]
-    insert_tasks(session, {("body", position): task for position, task in enumerate(tasks)})
+    by_loc: dict[Loc, TaskCreate] = {
+        ("body", position): task_create for position, task_create in enumerate(task_creates)
+    }
+    tasks = insert_once(session, by_loc, current_user, idempotency_key)
     session.commit()
     return PublicResponse(list_public(TaskPublic, tasks), 201)
 
@@ -316,12 +319,12 @@ def update_tasks(
     task_updates: Annotated[list[TaskBulkUpdate], Body(min_length=1, max_length=MAX_BULK)],
     session: SessionDep,
 ) -> PublicResponse[list[TaskPublic]]:
-    """Change many tasks, all or none, and return them in the same order.
+    """Change many tasks, all or none, and return them in the same order. No task may be sent twice.
 
     If any is wrong or not found, the second item of each `loc` is its position in the list, from 0.
-    Of several changes to one task, the later ones win.
     """
-    ids = {task_update.id for task_update in task_updates}
+    ids = [task_update.id for task_update in task_updates]
+    require_distinct(ids)
     # Locked in the order of the ids, so that no two such requests wait for each other.
     statement = select(Task).where(col(Task.id).in_(ids), col(Task.deleted_at).is_(None))
     found = session.exec(statement.order_by(col(Task.id)).with_for_update()).all()
@@ -393,7 +396,7 @@ def find_task(
     task_id: int,
     *,
     deleted: bool | None = False,
-    if_match: str | None = None,
+    if_match: list[str] | None = None,
     for_update: bool = False,
 ) -> Task:
     """Return the task. With `for_update`, it is locked until the transaction ends.
@@ -404,7 +407,7 @@ def find_task(
     task = session.get(Task, task_id, with_for_update=for_update)
     if task is None or (deleted is not None and deleted != (task.deleted_at is not None)):
         raise HTTPException(404, "Task not found")
-    if if_match is not None and not has_etag(if_match, task):
+    if if_match and not has_etag(if_match, task):
         raise HTTPException(412, "The task has another version", {"ETag": etag(task)})
     return task
 
@@ -417,6 +420,17 @@ def new_task(task_create: TaskCreate, current_user: User | None, created_at: dat
     task = Task.model_validate(owner | task_create.model_dump() | datetimes)
     task.set_completed_at()
     return task
+
+
+def require_distinct(ids: Sequence[int]) -> None:
+    """Raise 422 for each id that is in the list of a bulk call for a second time."""
+    problems = [
+        {"type": "task_repeated", "loc": ("body", position, "id"), "msg": "Task was sent before"}
+        for position, task_id in enumerate(ids)
+        if ids.index(task_id) != position
+    ]
+    if problems:
+        raise RequestValidationError(problems)
 
 
 # The `loc` of FastAPI's errors: where in a request a value is, as in `("body", 3, "owner_id")`.
@@ -441,43 +455,92 @@ def require_users(session: Session, user_ids: Mapping[Loc, int | None]) -> None:
         raise RequestValidationError(problems)
 
 
-def insert_tasks(session: Session, tasks: Mapping[Loc, Task]) -> None:
-    """Insert new tasks by one statement, and set their ids. Raise 422 if an owner does not exist.
+def insert_once(
+    session: Session,
+    task_creates: Mapping[Loc, TaskCreate],
+    current_user: User | None,
+    key: str | None,
+) -> list[Task]:
+    """Insert new tasks; or, if the user has used the key before, return the tasks of that request.
 
-    The keys are the `loc` of each task in the request. `add_all` and `flush` of the session took
-    610 µs for one task, this takes 420.
+    The keys of the mapping are the `loc` of each task, so the hash of one task is not that of a
+    list of one. Raise 422 if an owner does not exist, and 422 and 409 as `find_created` does.
     """
-    owners = {(*loc, "owner_id"): task.owner_id for loc, task in tasks.items()}
-    require_users(session, owners)
+    if key is None:
+        return insert_tasks(session, task_creates, current_user)
+    delete_expired_keys(session)
+    # Without the defaults, so that a field which is added later changes no hash.
+    sent = [
+        (loc, task_create.model_dump(exclude_defaults=True))
+        for loc, task_create in task_creates.items()
+    ]
+    user_id = (current_user and current_user.id) or 0
+    row = IdempotencyKey(user_id=user_id, key=key, request_hash=sha256(to_json(sent)).hexdigest())
+    session.add(row)
+    try:
+        session.flush()  # which waits if another request is inserting this key
+    except IntegrityError:
+        session.rollback()
+        return find_created(session, row)
+    tasks = insert_tasks(session, task_creates, current_user)
+    row.task_ids = [task.id for task in tasks]
+    return tasks
+
+
+KEY_LIFETIME = timedelta(days=7)
+
+
+def delete_expired_keys(session: Session) -> None:
+    """Delete the oldest of the expired keys. All at once may be a million, which takes too long."""
+    created_at = col(IdempotencyKey.created_at)
+    expired = select(IdempotencyKey.id).where(created_at < now() - KEY_LIFETIME)
+    # Those that another request deletes at the same time are skipped.
+    oldest = expired.order_by(created_at).limit(100).with_for_update(skip_locked=True)
+    session.exec(delete(IdempotencyKey).where(col(IdempotencyKey.id).in_(oldest)))
+
+
+def find_created(session: Session, repeated: IdempotencyKey) -> list[Task]:
+    """Return the tasks that an earlier request with this key has created.
+
+    Raise 422 if that had another body, and 409 if a task of it was deleted for good.
+    """
+    earlier = session.exec(
+        select(IdempotencyKey).filter_by(user_id=repeated.user_id, key=repeated.key)
+    ).one()
+    if earlier.request_hash not in (None, repeated.request_hash):
+        problem = {
+            "type": "idempotency_key_reused",
+            "loc": ("header", "Idempotency-Key"),
+            "msg": "Was used with another body",
+        }
+        raise RequestValidationError([problem])
+    statement = select(Task).where(col(Task.id).in_(earlier.task_ids)).order_by(col(Task.id))
+    tasks = session.exec(statement).all()
+    if len(tasks) < len(earlier.task_ids):
+        raise HTTPException(409, IS_DELETED)
+    return [*tasks]
+
+
+def insert_tasks(
+    session: Session, task_creates: Mapping[Loc, TaskCreate], current_user: User | None
+) -> list[Task]:
+    """Insert new tasks by one statement, and return them. Raise 422 if an owner does not exist.
+
+    `add_all` and `flush` of the session took 610 µs for one task, this takes 420.
+    """
+    created_at = now()
+    tasks = {
+        # Each a microsecond later: SQLAlchemy finds which new id is whose by `created_at`, and a
+        # list sorted by it keeps this order.
+        loc: new_task(task_create, current_user, created_at + timedelta(microseconds=position))
+        for position, (loc, task_create) in enumerate(task_creates.items())
+    }
+    require_users(session, {(*loc, "owner_id"): task.owner_id for loc, task in tasks.items()})
     values = [task.model_dump(exclude={"id"}) for task in tasks.values()]
     ids = session.connection().execute(INSERT_TASKS, values).scalars()
     for task, task_id in zip(tasks.values(), ids, strict=True):
         task.id = task_id
-
-
-def insert_once(session: Session, task: Task, idempotency_key: str) -> Task:
-    """Insert a new task and return it, or return the task that an earlier request created.
-
-    Raise 422 if the key was used for another body, or if the owner does not exist.
-    """
-    task.idempotency_key, task.request_hash = idempotency_key, task.hash_request()
-    try:
-        insert_tasks(session, {("body",): task})
-    except (IntegrityError, RequestValidationError):  # the key is used, or the owner deleted
-        session.rollback()
-        same_key = col(Task.idempotency_key) == idempotency_key
-        earlier = session.exec(select(Task).where(same_key)).one_or_none()
-        if earlier is None:
-            raise
-        if earlier.request_hash != task.request_hash:
-            problem = {
-                "type": "idempotency_key_reused",
-                "loc": ("header", "Idempotency-Key"),
-                "msg": "Was used with another body",
-            }
-            raise RequestValidationError([problem]) from None
-        return earlier
-    return task
+    return [*tasks.values()]
 
 
 def apply_updates(session: Session, updates: Sequence[tuple[Task, TaskUpdate]]) -> None:

@@ -1,15 +1,18 @@
 """What a client may rely on when it sends much at once, sends it again, or was not the only one."""
 
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 from calls import Task, add_user, at_once, create, create_many
-from servers import ApiServer, listen_to_postgresql
-from sqlalchemy import Engine
+from servers import ApiServer, alembic, listen_to_postgresql
+from sqlalchemy import Engine, text
+from sqlmodel import col, insert, update
+
+from models import IdempotencyKey, now
 
 
 def test_many_tasks_are_created_in_the_order_given(client: httpx2.Client) -> None:
@@ -127,15 +130,20 @@ def test_a_bulk_change_that_changes_nothing_keeps_the_version(client: httpx2.Cli
     assert client.get("/tasks").json() == tasks
 
 
-def test_of_several_changes_to_one_task_the_later_ones_win(client: httpx2.Client) -> None:
-    task = create(client)
-    fields: list[dict[str, Any]] = [{"priority": 1, "title": "a"}, {"priority": 2}]
+def test_a_task_that_is_changed_twice_in_one_request_is_named_and_none_is_changed(
+    client: httpx2.Client,
+) -> None:
+    tasks = [create(client), create(client)]
+    ids = [tasks[0]["id"], tasks[1]["id"], tasks[0]["id"], tasks[0]["id"]]
 
-    answer = client.patch("/tasks/bulk", json=[{"id": task["id"]} | change for change in fields])
+    answer = client.patch("/tasks/bulk", json=[{"id": task_id, "priority": 3} for task_id in ids])
 
-    first, second = answer.json()
-    assert first == second == client.get(f"/tasks/{task['id']}").json()
-    assert (first["title"], first["priority"]) == ("a", 2)
+    assert answer.status_code == 422
+    assert answer.json()["detail"] == [
+        {"type": "task_repeated", "loc": ["body", position, "id"], "msg": "Task was sent before"}
+        for position in (2, 3)
+    ]
+    assert client.get("/tasks").json() == tasks
 
 
 def test_one_wrong_change_of_many_is_named_and_none_is_made(client: httpx2.Client) -> None:
@@ -174,6 +182,7 @@ def test_bulk_changes_in_opposite_orders_at_the_same_time_all_succeed(
     assert len({task["title"] for task in left}) == 1
 
 
+@pytest.mark.slow
 def test_the_round_trips_of_a_bulk_call_do_not_grow_with_its_items(
     new_postgresql_database: Callable[[], str], tmp_path: Path
 ) -> None:
@@ -199,6 +208,22 @@ def test_the_round_trips_of_a_bulk_call_do_not_grow_with_its_items(
 def retry(client: httpx2.Client, key: str, **body: object) -> httpx2.Response:
     fields = {"title": "Write the report"} | body
     return client.post("/tasks", json=fields, headers={"Idempotency-Key": key})
+
+
+def retry_many(client: httpx2.Client, key: str, *titles: str) -> httpx2.Response:
+    body = [{"title": title} for title in titles]
+    return client.post("/tasks/bulk", json=body, headers={"Idempotency-Key": key})
+
+
+def assert_another_body(answer: httpx2.Response) -> None:
+    assert answer.status_code == 422
+    assert answer.json()["detail"] == [
+        {
+            "type": "idempotency_key_reused",
+            "loc": ["header", "Idempotency-Key"],
+            "msg": "Was used with another body",
+        }
+    ]
 
 
 def test_a_repeated_request_gets_its_task_even_if_the_owner_is_gone(
@@ -227,6 +252,15 @@ def test_a_repeated_request_gets_the_task_of_the_first(client: httpx2.Client) ->
     assert retry(client, "another key", priority=3).json()["id"] > first.json()["id"]
 
 
+def test_a_repeated_bulk_request_gets_the_tasks_of_the_first(client: httpx2.Client) -> None:
+    first = retry_many(client, "a key", "b", "a", "c")
+
+    again = retry_many(client, "a key", "b", "a", "c")
+
+    assert (first.status_code, again.status_code) == (201, 201)
+    assert again.json() == first.json() == client.get("/tasks").json()
+
+
 def test_the_same_request_may_be_written_in_another_way(client: httpx2.Client) -> None:
     first = retry(client, "a key", due_at="2026-01-01T12:00:00Z")
 
@@ -241,33 +275,133 @@ def test_a_repeated_request_gets_the_task_as_it_is_by_then(client: httpx2.Client
 
     assert retry(client, "a key").json() == changed
 
-
-def test_a_key_is_not_used_for_another_body(client: httpx2.Client) -> None:
-    first = retry(client, "a key")
-
-    answer = retry(client, "a key", priority=1)
-
-    assert answer.status_code == 422
-    assert answer.json()["detail"][0]["loc"] == ["header", "Idempotency-Key"]
-    assert client.get("/tasks").json() == [first.json()]
-
-
-def test_a_key_is_not_used_for_the_same_body_of_another_member(
-    ada: httpx2.Client, bob: httpx2.Client
-) -> None:
-    retry(ada, "a key")
-
-    assert retry(bob, "a key").status_code == 422
-
-
-def test_a_key_is_free_again_when_its_task_is_deleted_for_good(client: httpx2.Client) -> None:
-    first = retry(client, "a key").json()
     client.delete(f"/tasks/{first['id']}")
     assert retry(client, "a key").json()["deleted_at"] is not None
 
-    client.delete(f"/tasks/{first['id']}", params={"permanent": True})
 
-    assert retry(client, "a key").json()["id"] > first["id"]
+def test_a_repeated_request_does_not_bring_back_what_was_deleted_for_good(
+    client: httpx2.Client,
+) -> None:
+    one = retry(client, "one").json()
+    many = retry_many(client, "many", "a", "b").json()
+    for task in (one, many[1]):
+        client.delete(f"/tasks/{task['id']}", params={"permanent": True})
+
+    for answer in (retry(client, "one"), retry_many(client, "many", "a", "b")):
+        assert answer.status_code == 409
+        detail = "A task that was created with this key is deleted for good"
+        assert answer.json() == {"detail": detail}
+    assert client.get("/tasks").json() == many[:1]
+
+
+def test_a_key_is_not_used_for_another_body(client: httpx2.Client) -> None:
+    first = retry(client, "a key").json()
+
+    assert_another_body(retry(client, "a key", priority=1))
+    assert_another_body(retry_many(client, "a key", "Write the report"))
+    assert client.get("/tasks").json() == [first]
+
+
+def test_a_key_is_not_used_for_other_tasks_in_bulk(client: httpx2.Client) -> None:
+    tasks = retry_many(client, "a key", "a", "b").json()
+
+    assert_another_body(retry_many(client, "a key", "b", "a"))
+    assert_another_body(retry_many(client, "a key", "a"))
+    assert client.get("/tasks").json() == tasks
+
+
+def test_a_key_of_a_refused_request_is_free(client: httpx2.Client) -> None:
+    assert retry(client, "a key", owner_id=10**9).status_code == 422
+    assert retry(client, "a key", priority=6).status_code == 422
+
+    assert retry(client, "a key").status_code == 201
+
+
+def test_two_users_may_use_the_same_key(ada: httpx2.Client, bob: httpx2.Client) -> None:
+    tasks = [retry(client, "a key").json() for client in (ada, bob)]
+
+    assert tasks[0]["id"] != tasks[1]["id"]
+    assert [retry(client, "a key").json() for client in (ada, bob)] == tasks
+    assert_another_body(retry(bob, "a key", priority=1))
+
+
+def age(engine: Engine, key: str, **age: int) -> None:
+    """Let the key be this old."""
+    with engine.begin() as connection:
+        statement = update(IdempotencyKey).where(col(IdempotencyKey.key) == key)
+        connection.execute(statement.values(created_at=now() - timedelta(**age)))
+
+
+def test_a_key_is_kept_for_seven_days(client: httpx2.Client, engine: Engine) -> None:
+    new, old = retry(client, "new").json(), retry(client, "old").json()
+    retry(client, "forgotten")
+    age(engine, "new", days=6, hours=23)
+    age(engine, "old", days=7, minutes=1)
+    age(engine, "forgotten", days=7, minutes=1)
+
+    assert retry(client, "new").json() == new
+    assert retry(client, "old").json()["id"] > old["id"]
+    with engine.connect() as connection:
+        kept = connection.execute(text("SELECT key FROM idempotency_key ORDER BY key"))
+        assert [*kept.scalars()] == ["new", "old"]
+
+
+def add_keys(engine: Engine, number: int, **age: int) -> None:
+    """Add keys of this age, as if as many users had sent a request each."""
+    key = {
+        "key": "a key",
+        "request_hash": "",
+        "task_ids": [],
+        "created_at": now() - timedelta(**age),
+    }
+    with engine.begin() as connection:
+        connection.execute(
+            insert(IdempotencyKey), [key | {"user_id": n + 1} for n in range(number)]
+        )
+
+
+def test_very_many_old_keys_hold_up_nobody(client: httpx2.Client, engine: Engine) -> None:
+    """With a million, one DELETE of all would take longer than a statement may."""
+    add_keys(engine, 1000, days=8)
+
+    assert retry(client, "a key").status_code == 201
+    with engine.connect() as connection:
+        left = connection.execute(text("SELECT count(*) FROM idempotency_key")).scalar()
+    assert left == 1000 - 100 + 1
+
+
+@pytest.mark.usefixtures("client")
+def test_old_keys_are_found_by_an_index(engine: Engine) -> None:
+    add_keys(engine, 5000, days=1)
+    explain = {"sqlite": "EXPLAIN QUERY PLAN", "postgresql": "EXPLAIN"}[engine.dialect.name]
+    with engine.begin() as connection:
+        connection.execute(text("ANALYZE idempotency_key"))
+        old = "DELETE FROM idempotency_key WHERE created_at < '2026-01-01'"
+        plan = connection.execute(text(f"{explain} {old}")).all()
+
+    assert "ix_idempotency_key_created_at" in str(plan)
+
+
+@pytest.mark.slow
+def test_a_repeated_request_is_recognised_by_a_version_with_another_field(
+    empty_database: str, copy: Path
+) -> None:
+    sent = {"priority": 3, "due_at": "2026-01-01T12:00:00Z"}
+    with ApiServer(copy, empty_database) as server, server.client() as client:
+        first = retry(client, "a key", **sent).json()
+    file = copy / "models.py"
+    field = "    priority: Priority = 0\n"
+    file.write_text(file.read_text().replace(field, '    location: str = "here"\n' + field, 1))
+    alembic(
+        empty_database, "revision", "--autogenerate", "--rev-id", "9", "-m", "Add it", project=copy
+    )
+    [migration] = (copy / "migrations/versions").glob("9_*.py")
+    required = "nullable=False"
+    text = migration.read_text().replace(required, f"{required}, server_default='there'")
+    migration.write_text(text)
+
+    with ApiServer(copy, empty_database, app_dir=copy) as server, server.client() as client:
+        assert retry(client, "a key", **sent).json() == first | {"location": "there"}
 
 
 @pytest.mark.parametrize(("key", "status"), [("", 422), ("k" * 200, 201), ("k" * 201, 422)])
@@ -372,6 +506,17 @@ def test_a_version_that_a_client_has_is_not_sent_again(client: httpx2.Client, ta
 
     assert (answer.status_code, answer.content) == (304, b"")
     assert answer.headers["ETag"] == '"2"'
+
+
+@pytest.mark.parametrize("lines", [['"1"', '"2"'], ['"2"', '"1"'], ['"1", "7"', '"3", "2"', "x"]])
+def test_several_lines_of_entity_tags_are_one_list(client: httpx2.Client, lines: list[str]) -> None:
+    path = f"/tasks/{changed(client)['id']}"
+
+    same = client.get(path, headers=[("If-None-Match", line) for line in lines])
+    made = client.patch(path, json={"priority": 5}, headers=[("If-Match", line) for line in lines])
+
+    assert same.status_code == 304
+    assert made.status_code == 200
 
 
 @pytest.mark.parametrize("tags", ['"1"', '"1", "3"', "2", ""])

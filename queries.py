@@ -106,9 +106,8 @@ Comparison = tuple[Callable[[Any, Any], Any], SQLColumnExpression[Any], object]
 class PageBase(SQLModel):
     """The fields that all queries of pages share."""
 
-    # "forbid", or a misspelt parameter would return the whole list; "frozen", to be a key of the
-    # cache of `select_page`.
-    model_config = {"extra": "forbid", "frozen": True}
+    # To be a key of the cache of `select_page`.
+    model_config = {"frozen": True}
 
     limit: int = Field(default=100, ge=1, le=100, description="The maximum number to return")
     offset: int = Field(default=0, ge=0, le=MAX_INTEGER, description="The number to skip")
@@ -138,7 +137,7 @@ FilterText = Annotated[str, StringConstraints(max_length=200, pattern=NO_NUL)]
 class TaskFilter(SQLModel):
     """Which tasks a client asks for."""
 
-    model_config = {"extra": "forbid", "frozen": True}
+    model_config = {"frozen": True}
 
     status: tuple[TaskStatus, ...] = Field(default=(), description="Any of these")
     priority_min: int | None = Field(default=None, ge=0, le=5, description="At least this")

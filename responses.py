@@ -6,11 +6,13 @@ from traceback import format_tb
 from typing import Annotated, Any, Generic, TypeVar, get_args
 
 from fastapi import Header, HTTPException, Request, Response
+from fastapi.dependencies.utils import get_flat_params
 from fastapi.exception_handlers import http_exception_handler
 from fastapi.exceptions import RequestValidationError
+from fastapi.params import ParamTypes
 from fastapi.responses import JSONResponse
 from fastapi.routing import iter_route_contexts
-from pydantic import GetCoreSchemaHandler
+from pydantic import GetCoreSchemaHandler, WithJsonSchema
 from pydantic_core import CoreSchema, to_json
 from sqlalchemy import Row
 from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
@@ -20,7 +22,7 @@ from starlette.convertors import IntegerConvertor, register_url_convertor
 from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from database import first_line, is_outage, run_in_slot, schema_is_newest
+from database import first_line, is_outage, run_in_slot, schema_is_current
 from models import MAX_INTEGER, ErrorMessage, Task
 from queries import (
     PageQuery,
@@ -117,16 +119,41 @@ def etag(task: Task | Row[Any]) -> str:
     return f'"{task.version}"'
 
 
-def has_etag(etags: str, task: Task | Row[Any]) -> bool:
-    """Return whether the entity tag of a task is in a list as `If-Match` has it."""
-    return any(tag.strip() in ("*", etag(task)) for tag in etags.split(","))
+def has_etag(lists: list[str], task: Task | Row[Any]) -> bool:
+    """Return whether the entity tag of a task is in a list as `If-Match` has it (RFC 9110, 13.1).
+
+    The list may have come in several headers, each with some of it (RFC 9110, 5.3).
+    """
+    return any(tag.strip() in ("*", etag(task)) for tags in lists for tag in tags.split(","))
 
 
-# Entity tags, as in RFC 9110, 13.1.
-IfMatch = Annotated[str | None, Header(description="Change it only if its `ETag` is one of these")]
-IfNoneMatch = Annotated[
-    str | None, Header(description="Send it only if its `ETag` is none of these")
+# Documented as a string, since clients send the list in one header.
+Etags = Annotated[list[str], WithJsonSchema({"type": "string"})]
+IfMatch = Annotated[
+    Etags | None, Header(description="Change it only if its `ETag` is one of these")
 ]
+IfNoneMatch = Annotated[
+    Etags | None, Header(description="Send it only if its `ETag` is none of these")
+]
+
+
+async def forbid_unknown_parameters(request: Request) -> None:
+    """Raise 422 for query parameters that the route does not have, such as misspelt ones."""
+    if not request.query_params:
+        return
+    known = {
+        field.alias
+        for field in get_flat_params(request.scope["route"].dependant)
+        # A field of a query model has no `in_`.
+        if getattr(field.field_info, "in_", ParamTypes.query) is ParamTypes.query
+    }
+    problems = [
+        {"type": "extra_forbidden", "loc": ("query", name), "msg": "Extra inputs are not permitted"}
+        for name in request.query_params
+        if name not in known
+    ]
+    if problems:
+        raise RequestValidationError(problems)
 
 
 class IdConvertor(IntegerConvertor):
@@ -173,7 +200,7 @@ OK_WITH_LINK: Responses = {
 NOT_FOUND = document_error(404, "There is no such thing")
 BAD_BODY = document_error(400, "The body cannot be decoded, or nests too deep")
 BAD_BODY |= document_error(413, f"The body is over {MAX_BODY_SIZE} bytes")
-UNAVAILABLE = document_error(503, "The database is not available or too busy")
+UNAVAILABLE = document_error(503, "The database is not available, or too many requests wait")
 UNAVAILABLE[503]["headers"] = {"Retry-After": document_header("In seconds", "integer")}
 
 
@@ -211,7 +238,7 @@ async def schema_may_be_the_cause(error: DBAPIError) -> bool:
     if not isinstance(error, OperationalError | ProgrammingError):
         return False
     try:
-        return not await run_in_slot(schema_is_newest)
+        return not await run_in_slot(schema_is_current)
     except (DBAPIError, PoolTimeoutError):
         return False
 
@@ -233,20 +260,28 @@ EXCEPTION_HANDLERS: dict[
 }
 
 
+def limit_receive(receive: Receive, max_size: int) -> Receive:
+    """Return a `receive` that raises 413 once the body has more bytes than `max_size`.
+
+    FastAPI's `max_body_size` would send plain text.
+    """
+    size = 0
+
+    async def limited_receive() -> Message:
+        nonlocal size
+        message = await receive()
+        size += len(message.get("body", b""))
+        if size > max_size:
+            raise HTTPException(413, f"The body is over {max_size} bytes")
+        return message
+
+    return limited_receive
+
+
 def limit_body(app: ASGIApp) -> ASGIApp:
-    """Wrap the app to refuse large bodies by JSON; FastAPI's `max_body_size` sends plain text."""
+    """Wrap the app to refuse large bodies."""
 
     async def limited_app(scope: Scope, receive: Receive, send: Send) -> None:
-        size = 0
-
-        async def limited_receive() -> Message:
-            nonlocal size
-            message = await receive()
-            size += len(message.get("body", b""))
-            if size > MAX_BODY_SIZE:
-                raise HTTPException(413, f"The body is over {MAX_BODY_SIZE} bytes")
-            return message
-
-        await app(scope, limited_receive, send)
+        await app(scope, limit_receive(receive, MAX_BODY_SIZE), send)
 
     return limited_app

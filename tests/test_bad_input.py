@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import httpx2
 import pytest
@@ -30,9 +31,16 @@ def assert_invalid(answer: httpx2.Response, *loc: str | int) -> None:
         ("title", "1"),
         ("title", '["a"]'),
         ("title", r'"nul \u0000"'),
+        ("title", r'"tab\ttab"'),
+        ("title", r'"escape \u001b[2J"'),
+        ("title", r'"delete \u007f"'),
+        ("title", r'"control \u009b"'),
         ("title", r'"lone surrogate \ud800"'),
         ("description", f'"{"x" * 10_001}"'),
         ("description", r'"\u0000"'),
+        ("description", r'"bell \u0007"'),
+        ("description", r'"\u001b[2J"'),
+        ("description", r'"\u0085"'),
         ("description", r'"\udfff"'),
         ("description", "false"),
         ("status", '"done"'),
@@ -76,6 +84,12 @@ def test_a_wrong_value_is_refused_and_changes_nothing(
         assert_invalid(answer, "body", field)
 
     assert client.get("/tasks").json() == [task]
+
+
+def test_a_description_may_have_tabs_and_line_breaks(client: httpx2.Client) -> None:
+    description = "one\ttwo\r\nthree\n"
+
+    assert create(client, description=description)["description"] == description
 
 
 @pytest.mark.parametrize(
@@ -203,6 +217,33 @@ def test_a_wrong_query_parameter_is_refused(
     client: httpx2.Client, parameter: str, value: str
 ) -> None:
     assert_invalid(client.get("/tasks", params={parameter: value}), "query", parameter)
+
+
+def test_an_unknown_query_parameter_is_refused_by_every_operation(client: httpx2.Client) -> None:
+    task = create(client)
+    paths = client.get("/openapi.json").json()["paths"]
+    operations = [(method, path) for path, methods in paths.items() for method in methods]
+    ids = {"task_id": task["id"], "user_id": 1, "status": "pending"}
+    bodies: dict[str, Any] = {"/tasks": {"title": "Read it"}, "/tasks/bulk": [{"title": "Read it"}]}
+
+    for method, path in operations:
+        body = bodies.get(path, {})
+        form = {"username": "ada", "password": "x"} if path == "/token" else None
+        query = {"permenant": "true", "task_id": "1"}
+        answer = client.request(
+            method, path.format(**ids), params=query, json=None if form else body, data=form
+        )
+        assert answer.status_code == 422, (method, path)
+        assert answer.json()["detail"] == [
+            {
+                "type": "extra_forbidden",
+                "loc": ["query", name],
+                "msg": "Extra inputs are not permitted",
+            }
+            for name in query
+        ]
+    assert len(operations) > 20
+    assert client.get("/tasks").json() == [task]
 
 
 @pytest.mark.parametrize("after", [10**12, 2**53 - 1])

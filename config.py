@@ -54,8 +54,8 @@ class Settings(BaseSettings):
     database_pool_recycle: PositiveInt = 3600
     # Seconds to wait for PostgreSQL to accept a new connection; few, so that an outage shows soon.
     database_connect_timeout: int = Field(default=5, ge=1, le=5)
-    # Seconds after which PostgreSQL ends a statement, or a transaction in which nothing happens.
-    # 0 is never; PostgreSQL takes no more than the maximum.
+    # Seconds after which the database ends a statement, and PostgreSQL a transaction in which
+    # nothing happens. 0 is never; PostgreSQL takes no more than the maximum.
     database_statement_timeout: int = Field(default=30, ge=0, le=2_147_483)
     database_idle_transaction_timeout: int = Field(default=30, ge=0, le=2_147_483)
     # Whether the start upgrades the schema of the database to the newest version.

@@ -4,14 +4,17 @@ import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import lru_cache
+from math import inf
 from pathlib import Path
-from typing import Annotated, TypeVar
+from time import monotonic
+from typing import Annotated, Any, TypeVar
 
 import psycopg2
 from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from anyio import CapacityLimiter, Semaphore, WouldBlock, move_on_after, to_thread
 from fastapi import Depends, Request
 from fastapi.concurrency import run_in_threadpool
@@ -19,6 +22,7 @@ from sqlalchemy import Connection, event, make_url
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.pool import ConnectionPoolEntry
 from sqlmodel import Session, SQLModel, create_engine
 from sqlmodel.sql.expression import SelectOfScalar
 
@@ -52,6 +56,7 @@ SERVER_OPTIONS = (
 )
 POSTGRESQL_OPTIONS = {
     "connection_factory": PostgresqlConnection,
+    "client_encoding": "UTF8",
     "connect_timeout": settings.database_connect_timeout,
     # The same time, here in milliseconds, for a host that no longer confirms what it receives.
     "tcp_user_timeout": settings.database_connect_timeout * 1000,
@@ -61,11 +66,17 @@ POSTGRESQL_OPTIONS = {
 # A bulk UPDATE of a thousand rows is one round trip.
 BULK_UPDATE = {"executemany_mode": "values_plus_batch", "executemany_batch_page_size": 1000}
 
+BOTH_ENGINES: dict[str, Any] = {
+    "hide_parameters": True,  # an error in the log must not show what clients sent
+    # How many compiled statements it keeps, of 0.2 MiB each: each combination of filters is one.
+    "query_cache_size": 100,
+}
+
 # The engine for writes: all that a session does until it commits is one transaction.
 engine = create_engine(
     url,
     connect_args=SQLITE_OPTIONS if is_sqlite else POSTGRESQL_OPTIONS,
-    hide_parameters=True,  # an error in the log must not show what clients sent
+    **BOTH_ENGINES,
     pool_size=settings.database_pool_size,
     max_overflow=settings.database_max_overflow,
     pool_timeout=settings.database_pool_timeout,
@@ -74,17 +85,30 @@ engine = create_engine(
 )
 # The engine for reads, with the same connections: each statement is its own transaction.
 reading_engine = create_engine(
-    url, pool=engine.pool, hide_parameters=True, execution_options={"isolation_level": "AUTOCOMMIT"}
+    url, pool=engine.pool, execution_options={"isolation_level": "AUTOCOMMIT"}, **BOTH_ENGINES
 )
 
 
-def prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
+def prepare_sqlite(connection: sqlite3.Connection, record: ConnectionPoolEntry) -> None:
     """Make a new connection to SQLite as strict, as durable and as concurrent as PostgreSQL's."""
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA foreign_keys = ON")
     # Its own lower(), by which text is compared ignoring case, knows only the letters A to Z.
     connection.create_function("lower", 1, lambda text: text and text.lower(), deterministic=True)
+    record.info["deadline"] = inf
+    if settings.database_statement_timeout:
+        # Every 100 steps SQLite asks whether to end the statement. So few, since to search one long
+        # text is one step.
+        connection.set_progress_handler(lambda: monotonic() > record.info["deadline"], 100)
+
+
+def set_deadline(connection: Connection, _cursor: object, statement: str, *_: object) -> None:
+    """Set when SQLite ends the statement that begins now."""
+    waits = statement == "BEGIN IMMEDIATE"  # for other writers, which has a limit of its own
+    connection.info["deadline"] = (
+        inf if waits else monotonic() + settings.database_statement_timeout
+    )
 
 
 def begin_sqlite(connection: Connection) -> None:
@@ -94,6 +118,13 @@ def begin_sqlite(connection: Connection) -> None:
     SQLite would refuse the write at once (https://www.sqlite.org/rescode.html#busy_snapshot).
     """
     connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def require_utf8(connection: psycopg2.extensions.connection, _record: object) -> None:
+    """Refuse a database that cannot store every text."""
+    encoding = connection.get_parameter_status("server_encoding")
+    if encoding != "UTF8":
+        raise psycopg2.OperationalError(f"its encoding is {encoding}, but must be UTF8")
 
 
 def replace_lost(connection: psycopg2.extensions.connection, *_: object) -> None:
@@ -120,7 +151,10 @@ def replace_read_only(context: ExceptionContext) -> None:
 if is_sqlite:
     event.listen(engine, "connect", prepare_sqlite)
     event.listen(engine, "begin", begin_sqlite)
+    for each in (engine, reading_engine):
+        event.listen(each, "before_cursor_execute", set_deadline)
 else:
+    event.listen(engine, "connect", require_utf8)
     event.listen(engine, "checkout", replace_lost)
     event.listen(engine, "handle_error", replace_read_only)
 
@@ -205,28 +239,30 @@ async def read_one(statement: SelectOfScalar[Model]) -> Model | None:
     return await run_in_slot(read)
 
 
-def lock_table(session: Session, name: str) -> None:
-    """Let nobody else write to a table until the transaction ends; on SQLite nobody can anyway."""
-    if not is_sqlite:
-        session.connection().exec_driver_sql(f'LOCK TABLE "{name}" IN SHARE ROW EXCLUSIVE MODE')
-
-
 def first_line(error: DBAPIError) -> str:
-    """Return what the database says is wrong; more lines of PostgreSQL have what clients sent."""
-    return str(error.orig).partition("\n")[0]
+    """Return what the database says is wrong, without what is stored or was sent.
+
+    More lines of PostgreSQL have what clients sent, and Python quotes a text that is not UTF-8.
+    """
+    return str(error.orig).partition("\n")[0].partition(" with text ")[0]
 
 
 def is_outage(error: DBAPIError) -> bool:
-    """Return whether the database is lost, locked, read-only or too slow.
+    """Return whether the database is lost, locked, read-only, damaged or too slow.
 
-    These are the operational errors of the drivers (PEP 249), but for two that are bugs: SQLite's
-    SQLITE_ERROR (https://www.sqlite.org/rescode.html#error) and PostgreSQL's class 54
+    These are the operational errors of the drivers (PEP 249) and what SQLite says of a damaged
+    file, but for two that are bugs: SQLite's SQLITE_ERROR
+    (https://www.sqlite.org/rescode.html#error) and PostgreSQL's class 54
     (https://www.postgresql.org/docs/current/errcodes-appendix.html).
     """
     original = error.orig
-    if isinstance(original, sqlite3.OperationalError):
-        code = getattr(original, "sqlite_errorcode", sqlite3.SQLITE_ERROR)  # none if it is Python's
-        return code != sqlite3.SQLITE_ERROR
+    if type(original) in (sqlite3.OperationalError, sqlite3.DatabaseError):
+        # Without a code, it is Python's own error for a text that is not UTF-8: a damaged file.
+        # By such a text `lower` of `prepare_sqlite` fails too, and then the code is SQLITE_ERROR.
+        return (
+            getattr(original, "sqlite_errorcode", None) != sqlite3.SQLITE_ERROR
+            or str(original) == "user-defined function raised exception"
+        )
     if isinstance(original, psycopg2.OperationalError):
         return not str(original.pgcode).startswith("54")
     return error.connection_invalidated  # by the pool, or by `replace_read_only`
@@ -242,20 +278,27 @@ def upgrade_schema() -> None:
     """
     try:
         command.upgrade(alembic_config, "head")
+    except CommandError:
+        if not schema_is_current():
+            raise
     except DBAPIError as error:
         if not is_outage(error):
             raise
-        raise ConnectionError(f"The schema cannot be upgraded: {first_line(error)}") from None
+        raise ConnectionError(f"The database cannot be used: {first_line(error)}") from None
 
 
 @lru_cache
-def newest_version() -> str | None:
-    """Return the newest version of the schema, which this code is for."""
-    return ScriptDirectory.from_config(alembic_config).get_current_head()
+def older_versions() -> set[str]:
+    """Return the versions of the schema that this code knows, without the newest."""
+    scripts = ScriptDirectory.from_config(alembic_config)
+    return {script.revision for script in scripts.walk_revisions()} - {scripts.get_current_head()}
 
 
-def schema_is_newest() -> bool:
-    """Return whether the schema of the database has the newest version."""
+def schema_is_current() -> bool:
+    """Return whether the schema has the newest version that this code knows, or an unknown one.
+
+    That is newer: another host has upgraded the schema, or this code was rolled back.
+    """
     with reading_engine.connect() as connection:
         version = MigrationContext.configure(connection).get_current_revision()
-    return version == newest_version()
+    return version is not None and version not in older_versions()

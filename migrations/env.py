@@ -1,11 +1,16 @@
 """What Alembic runs for each of its commands: it connects the migrations to the database."""
 
+from typing import TYPE_CHECKING, cast
+
 from alembic import context
 from sqlalchemy import Table, event
 from sqlmodel import SQLModel
 
 import models  # noqa: F401  # its tables are what `--autogenerate` compares with
 from database import engine, is_sqlite
+
+if TYPE_CHECKING:
+    import sqlite3
 
 # The same number for all processes that migrate this database; any would do.
 LOCK = 0x7461736B  # "task" in ASCII
@@ -20,12 +25,16 @@ def keep_autoincrement(_inspector: object, table: Table, _column: object) -> Non
 with engine.connect() as connection:
     connection.detach()  # its settings below are not for the requests
     if is_sqlite:
+        sqlite = cast("sqlite3.Connection", connection.connection.dbapi_connection)
         # A migration may replace a table, which must not touch those that refer to it.
-        connection.connection.cursor().execute("PRAGMA foreign_keys = OFF")
+        sqlite.execute("PRAGMA foreign_keys = OFF")
+        # To fill a table or an index may take long, so the deadline of statements goes.
+        sqlite.set_progress_handler(None, 0)
     with connection.begin():
         if not is_sqlite:
-            # To fill a table or an index may take long, and so may the wait for who does it.
-            connection.exec_driver_sql("SET statement_timeout = 0")
+            # For the same reason, and since the wait for another process may take as long. LOCAL:
+            # a pooler may keep the connection.
+            connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
             connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({LOCK})")
         context.configure(
             connection=connection,

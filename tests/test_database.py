@@ -54,6 +54,7 @@ def test_the_database_itself_refuses_what_no_task_may_be(
     assert client.get("/tasks").json() == [task]
 
 
+@pytest.mark.slow
 def test_a_task_survives_a_killed_server(empty_database: str, tmp_path: Path) -> None:
     with ApiServer(tmp_path, empty_database) as server, server.client() as client:
         task = create(client)
@@ -86,6 +87,7 @@ def test_sqlite_waits_for_the_disk_and_checks_references(tmp_path: Path) -> None
     assert ask(tmp_path, question, "sqlite:///tasks.db") == ["wal", full, "1", "30000"]
 
 
+@pytest.mark.slow
 def test_the_settings_of_the_pool_reach_it(empty_database: str, tmp_path: Path) -> None:
     pool = (
         "engine.pool.size(), engine.pool._max_overflow, engine.pool._timeout, engine.pool._recycle"
@@ -100,6 +102,7 @@ def test_the_settings_of_the_pool_reach_it(empty_database: str, tmp_path: Path) 
     assert ask(tmp_path, pool, empty_database, **settings) == ["1", "2", "3", "4"]
 
 
+@pytest.mark.slow
 def test_the_options_of_a_postgresql_url_are_kept(
     new_postgresql_database: NewDatabase, tmp_path: Path
 ) -> None:
@@ -109,6 +112,7 @@ def test_the_options_of_a_postgresql_url_are_kept(
     assert ask(tmp_path, question, url) == ["1234kB"]
 
 
+@pytest.mark.slow
 def test_the_time_zone_of_a_postgresql_server_changes_nothing(
     new_postgresql_database: NewDatabase, tmp_path: Path
 ) -> None:
@@ -132,6 +136,7 @@ def server_with_one_connection(folder: Path, database_url: str, timeout: str) ->
     )
 
 
+@pytest.mark.slow
 def test_more_requests_than_connections_are_all_answered(
     empty_database: str, tmp_path: Path
 ) -> None:
@@ -203,6 +208,7 @@ def test_a_failure_does_not_show_in_the_log_what_was_sent(
     assert [secret for secret in secrets if secret in log] == []
 
 
+@pytest.mark.slow
 def test_a_stopped_server_leaves_its_sqlite_database_in_one_file(tmp_path: Path) -> None:
     folder = tmp_path / "database"
     folder.mkdir()
@@ -213,6 +219,7 @@ def test_a_stopped_server_leaves_its_sqlite_database_in_one_file(tmp_path: Path)
     assert [file.name for file in folder.iterdir()] == ["tasks.db"]
 
 
+@pytest.mark.slow
 def test_two_workers_write_at_once(server: ApiServer, client: httpx2.Client) -> None:
     def write(number: int) -> list[int]:
         with server.client() as writer:  # whose connection either worker may accept
@@ -253,6 +260,7 @@ def test_an_absent_postgresql_is_answered_with_503_until_it_is_back(tmp_path: Pa
         assert "my secret" not in server.log.read_text()
 
 
+@pytest.mark.slow
 def test_lost_connections_are_noticed_before_they_are_used(
     new_postgresql_database: NewDatabase, tmp_path: Path
 ) -> None:
@@ -296,6 +304,23 @@ def test_a_call_asks_postgresql_as_seldom_as_it_can(
         asked.clear()
         create(client)
         assert [statement[5:11] for statement in asked] == [b"BEGIN\0", b"INSERT", b"COMMIT"]
+
+
+@pytest.mark.slow
+def test_the_settings_of_a_migration_end_with_it(
+    new_postgresql_database: NewDatabase, tmp_path: Path
+) -> None:
+    with (
+        listen_to_postgresql(new_postgresql_database()) as (url, asked),
+        ApiServer(tmp_path, url),
+    ):
+        at_start = [statement[5:].rstrip(b"\0") for statement in asked]
+
+    # A proxy may give the same connection to others afterwards, with all that is set on it.
+    settings = [statement for statement in at_start if statement.upper().startswith(b"SET ")]
+    assert settings == [b"SET LOCAL statement_timeout = 0"]
+    functions = re.findall(rb"set_config|pg_\w*advisory\w*", b"".join(at_start))
+    assert functions == [b"pg_advisory_xact_lock"]
 
 
 @pytest.mark.slow
@@ -347,7 +372,7 @@ def test_a_server_is_ready_while_the_schema_is_current(empty_database: str, tmp_
         assert client.get("/ready").json() == {"status": "ready"}
 
         with connect(empty_database).begin() as connection:
-            connection.execute(text("UPDATE alembic_version SET version_num = '0000'"))
+            connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
         assert_unavailable(client.get("/ready"))
 
 
@@ -458,7 +483,7 @@ def test_a_secret_of_32_characters_is_enough() -> None:
     assert Settings(_env_file=None, secret_key=SecretStr("x" * 32)).secret_key
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=pytest.mark.slow)])
 def test_wrong_settings_end_the_start_with_a_sentence_for_each(
     tmp_path: Path, workers: str
 ) -> None:
@@ -490,6 +515,7 @@ def test_without_settings_the_defaults_are_those_of_the_example() -> None:
     assert (defaults.database_pool_size, defaults.database_max_overflow) == (20, 0)
 
 
+@pytest.mark.slow
 def test_the_settings_are_read_from_a_file(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text(f"DATABASE_URL=sqlite:///{tmp_path}/from-file.db\n")
     with ApiServer(tmp_path) as server, server.client() as client:

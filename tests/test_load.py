@@ -5,6 +5,7 @@ They run by `-m slow`, and print what they measure with `-s`.
 
 import asyncio
 import json
+import random
 import re
 import signal
 import socket
@@ -16,12 +17,13 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median, quantiles
+from typing import Any
 
 import httpx2
 import psutil
 import pytest
 from calls import create
-from servers import ROOT, ApiServer, connect, environment, run_postgresql
+from servers import ROOT, ApiServer, connect, environment, fill, run_postgresql
 from sqlalchemy import make_url, text
 
 pytestmark = pytest.mark.slow
@@ -447,3 +449,49 @@ def test_a_client_that_goes_away_leaves_nothing_behind(
             connection.rollback()
             assert blocked == 3
             assert {reader.result().status_code for reader in readers} == {200}
+
+
+MAX_GROWTH = 60  # MiB
+
+
+def random_filters(chance: random.Random) -> dict[str, Any]:
+    """Return a query of a list, with each parameter there or not."""
+    possible: dict[str, Any] = {
+        "status": chance.sample(["pending", "in_progress", "completed"], chance.randint(1, 3)),
+        "priority_min": chance.randint(0, 5),
+        "priority_max": chance.randint(0, 5),
+        "q": "".join(chance.choices("abcd %_", k=chance.randint(1, 20))),
+        "created_after": f"2026-01-{chance.randint(1, 31):02}T00:00:00Z",
+        "created_before": f"2026-12-{chance.randint(1, 31):02}T00:00:00Z",
+        "due_after": f"2026-02-{chance.randint(1, 28):02}T00:00:00Z",
+        "due_before": f"2026-11-{chance.randint(1, 30):02}T00:00:00Z",
+        "overdue": chance.random() < 0.5,
+        "owner_id": chance.randint(1, 5),
+        "unowned": chance.random() < 0.5,
+        "deleted": chance.random() < 0.5,
+        "sort": chance.choice(["", "-"])
+        + chance.choice(["id", "title", "status", "priority", "due_at", "created_at"]),
+        "limit": chance.randint(1, 100),
+        "count": chance.random() < 0.5,
+    }
+    return {name: value for name, value in possible.items() if chance.random() < 0.5}
+
+
+def test_many_different_filters_do_not_add_up_in_memory(
+    empty_database: str, tmp_path: Path
+) -> None:
+    chance = random.Random(1)  # noqa: S311  # the same at each run
+    with ApiServer(tmp_path, empty_database) as server, server.client() as client:
+        fill(connect(empty_database), 200)
+        process = psutil.Process(server.process.pid)
+
+        def ask(number: int) -> float:
+            for _ in range(number):
+                client.get("/tasks", params=random_filters(chance)).raise_for_status()
+            return process.memory_info().rss / 1024**2
+
+        before = ask(200)
+        growth = ask(10_000) - before
+
+    print(f"10,000 different filters add {growth:.1f} MiB to {before:.1f} MiB")
+    assert growth < MAX_GROWTH

@@ -1,12 +1,16 @@
 """What an operator may rely on in the schema and its versions."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import httpx2
 import pytest
-from calls import create
-from servers import ApiServer, alembic, connect
-from sqlalchemy import inspect, text
+from calls import PASSWORD_HASH, SECRET_KEY, Task, create, sign_in
+from servers import ROOT, ApiServer, alembic, connect, environment
+from sqlalchemy import Engine, inspect, text
 from sqlmodel import SQLModel
 
 import models  # noqa: F401  # defines the tables
@@ -132,3 +136,210 @@ def test_the_tasks_of_the_first_version_are_unchanged(empty_database: str, tmp_p
         assert client.get("/tasks", params={"count": True}).headers["X-Total-Count"] == "499"
         assert client.patch("/tasks/3", json={"priority": 5}).json()["version"] == 2
         assert create(client)["id"] == 501
+
+
+def insert(engine: Engine, table: str, *rows: dict[str, Any]) -> None:
+    """Put rows into a table of a version that the models do not know."""
+    names = ", ".join(rows[0])
+    values = ", ".join(f":{name}" for name in rows[0])
+    with engine.begin() as connection:
+        connection.execute(text(f"INSERT INTO {table} ({names}) VALUES ({values})"), rows)  # noqa: S608
+
+
+def select(engine: Engine, columns: str, table: str) -> list[tuple[Any, ...]]:
+    with engine.connect() as connection:
+        rows = connection.execute(text(f"SELECT {columns} FROM {table} ORDER BY 1"))  # noqa: S608
+        return [tuple(row) for row in rows]
+
+
+TIMESTAMP = "2026-01-02 12:00:00.123456+00:00"
+TIMESTAMPS = {"created_at": TIMESTAMP, "updated_at": TIMESTAMP}
+
+
+def old_user(name: str, **fields: object) -> dict[str, Any]:
+    user = {
+        "username": name,
+        "email": f"{name}@example.com",
+        "is_active": True,
+        "password_hash": PASSWORD_HASH,
+        "token_version": 1,
+    }
+    return user | TIMESTAMPS | fields
+
+
+def old_task(title: str, **fields: object) -> Task:
+    task = {"title": title, "description": "old", "status": "pending", "priority": 4, "version": 7}
+    return task | TIMESTAMPS | fields
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("active", "administrators"),
+    [([False, True, True], [(2,)]), ([], [])],
+)
+def test_the_oldest_active_user_becomes_an_administrator(
+    empty_database: str, active: list[bool], administrators: list[tuple[int]]
+) -> None:
+    alembic(empty_database, "upgrade", "0003")
+    engine = connect(empty_database)
+    for number, is_active in enumerate(active):
+        insert(engine, '"user"', old_user(f"user-{number}", is_active=is_active))
+
+    alembic(empty_database, "upgrade", "head")
+
+    assert select(engine, "id", '"user" WHERE is_admin') == administrators
+    assert len(select(engine, "id", '"user"')) == len(active)
+
+
+# The tasks that have a key before version 0005, by whose they are.
+OF_NOBODY, OF_BOB, ONCE_OF_BOB, TWICE_GIVEN, ONCE_OF_NOBODY = range(1, 6)
+
+
+@pytest.fixture
+def with_old_keys(empty_database: str) -> str:
+    """A database of version 0004 with Ada, Bob and tasks, each created with a key."""
+    alembic(empty_database, "upgrade", "0004")
+    engine = connect(empty_database)
+    ada, bob = (old_user(name, is_admin=name == "ada") for name in ("ada", "bob"))
+    insert(engine, '"user"', ada, bob)
+    owners = {OF_NOBODY: None, OF_BOB: 2, ONCE_OF_BOB: 1, TWICE_GIVEN: None, ONCE_OF_NOBODY: 2}
+    for task_id, owner_id in owners.items():
+        key = {"idempotency_key": f"key {task_id}", "request_hash": "of another kind"}
+        insert(engine, "task", old_task(f"old {task_id}", owner_id=owner_id, **key))
+    insert(engine, "task", old_task("without a key", owner_id=2))
+    for task_id, from_user_id, to_user_id in (
+        (ONCE_OF_BOB, 2, 1),
+        (TWICE_GIVEN, 2, 1),
+        (TWICE_GIVEN, 1, None),
+        (ONCE_OF_NOBODY, None, 2),
+    ):
+        transfer = {"task_id": task_id, "from_user_id": from_user_id, "to_user_id": to_user_id}
+        insert(engine, "transfer", transfer | {"created_at": TIMESTAMP})
+    return empty_database
+
+
+def post(client: httpx2.Client, title: str, key: str) -> Task:
+    answer = client.post("/tasks", json={"title": title}, headers={"Idempotency-Key": key})
+    assert answer.status_code == 201
+    task: Task = answer.json()
+    return task
+
+
+def repeat(client: httpx2.Client, task_id: int) -> object:
+    """Send the request for one of the old tasks again, and return the id that is answered."""
+    return post(client, f"old {task_id}", f"key {task_id}")["id"]
+
+
+@pytest.mark.slow
+def test_old_keys_still_return_their_tasks(with_old_keys: str, tmp_path: Path) -> None:
+    with ApiServer(tmp_path, with_old_keys) as server, server.client() as client:
+        before = client.get("/tasks").json()
+
+        for task_id in (OF_NOBODY, OF_BOB, ONCE_OF_BOB, TWICE_GIVEN, ONCE_OF_NOBODY):
+            assert repeat(client, task_id) == task_id
+
+        assert client.get("/tasks").json() == before
+        assert len(before) == 6
+
+
+@pytest.mark.slow
+def test_old_keys_return_their_tasks_to_who_owned_them_first(
+    with_old_keys: str, tmp_path: Path
+) -> None:
+    with ApiServer(tmp_path, with_old_keys, SECRET_KEY=SECRET_KEY) as server:
+        with sign_in(server, "bob") as bob:
+            for task_id in (OF_BOB, ONCE_OF_BOB, TWICE_GIVEN):
+                assert repeat(bob, task_id) == task_id
+            assert len(bob.get("/tasks").json()) == 6
+            assert repeat(bob, ONCE_OF_NOBODY) == 7
+        with sign_in(server, "ada") as ada:
+            assert [repeat(ada, task_id) for task_id in (OF_BOB, ONCE_OF_BOB)] == [8, 9]
+
+
+KEPT = (
+    "id, title, description, status, priority, due_at, owner_id, created_at, updated_at,"
+    " completed_at, deleted_at, version"
+)
+
+
+@pytest.mark.slow
+def test_an_undone_migration_gives_its_key_back_to_each_task_that_one_user_created_alone(
+    with_old_keys: str, tmp_path: Path
+) -> None:
+    title = "Write the report"
+    with (
+        ApiServer(tmp_path, with_old_keys, SECRET_KEY=SECRET_KEY) as server,
+        sign_in(server, "ada") as ada,
+        sign_in(server, "bob") as bob,
+    ):
+        alone = post(ada, title, "of Ada alone")["id"]
+        for client in (ada, bob):
+            post(client, title, "of both")
+        two = [{"title": title}, {"title": title}]
+        headers = {"Idempotency-Key": "of two tasks"}
+        ada.post("/tasks/bulk", json=two, headers=headers).raise_for_status()
+        deleted = post(ada, title, "of a deleted task")["id"]
+        ada.delete(f"/tasks/{deleted}?permanent=true").raise_for_status()
+        ada.delete(f"/tasks/{OF_BOB}").raise_for_status()
+    engine = connect(with_old_keys)
+    before = select(engine, KEPT, "task")
+    transfers = select(engine, "*", "transfer")
+
+    alembic(with_old_keys, "downgrade", "0004")
+
+    assert select(engine, KEPT, "task") == before
+    assert select(engine, "*", "transfer") == transfers
+    keys = select(engine, "id, idempotency_key", "task WHERE idempotency_key IS NOT NULL")
+    assert keys == [
+        *((task_id, f"key {task_id}") for task_id in range(1, 6)),
+        (alone, "of Ada alone"),
+    ]
+
+    # Up again, at the start.
+    with ApiServer(tmp_path, with_old_keys, SECRET_KEY=SECRET_KEY) as server:
+        assert select(engine, KEPT, "task") == before
+        with sign_in(server, "ada") as ada, sign_in(server, "bob") as bob:
+            assert post(ada, title, "of Ada alone")["id"] == alone
+            assert repeat(bob, ONCE_OF_BOB) == ONCE_OF_BOB
+    assert select(engine, KEPT, "task") == before
+
+
+def contents(engine: Engine) -> dict[str, list[tuple[Any, ...]]]:
+    return {table: select(engine, "*", f'"{table}"') for table in inspect(engine).get_table_names()}
+
+
+@pytest.mark.slow
+def test_the_first_version_is_refused_to_a_database_with_a_trash(
+    empty_database: str, tmp_path: Path
+) -> None:
+    with ApiServer(tmp_path, empty_database) as server, server.client() as client:
+        create(client, title="deleted", due_at="2026-12-31T17:00:00Z")
+        create(client)
+        client.delete("/tasks/1").raise_for_status()
+    engine = connect(empty_database)
+    before, schema_before = contents(engine), schema(empty_database)
+
+    run = subprocess.run(
+        [sys.executable, "-m", "alembic", "downgrade", "0001"],
+        cwd=ROOT,
+        env=environment(empty_database),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert run.returncode != 0
+    for words in ("POST /tasks/{task_id}/restore", "DELETE /tasks/{task_id}?permanent=true"):
+        assert words in run.stdout + run.stderr
+    assert "Traceback" not in run.stdout + run.stderr
+    assert contents(engine) == before
+    assert schema(empty_database) == schema_before
+
+    # As the message says.
+    with ApiServer(tmp_path, empty_database) as server, server.client() as client:
+        client.post("/tasks/1/restore").raise_for_status()
+    tasks = select(engine, "id, title, due_at, created_at", "task")
+    alembic(empty_database, "downgrade", "0001")
+    assert select(engine, "id, title, due_at, created_at", "task") == tasks
+    assert [title for _, title, *_ in tasks] == ["deleted", "Write the report"]
+    assert select(engine, "version_num", "alembic_version") == [("0001",)]

@@ -3,6 +3,7 @@
 import sqlalchemy as sa
 import sqlmodel
 from alembic import op
+from alembic.util import CommandError
 
 revision = "0002"
 down_revision = "0001"
@@ -72,9 +73,14 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    # The version before has no trash: the tasks in it would be back in the lists, or lost.
+    trash = "SELECT 1 FROM task WHERE deleted_at IS NOT NULL LIMIT 1"
+    if op.get_bind().exec_driver_sql(trash).first():
+        raise CommandError(
+            "There are tasks in the trash. Restore each by POST /tasks/{task_id}/restore,"
+            " or delete it for good by DELETE /tasks/{task_id}?permanent=true"
+        )
     op.drop_table("transfer")
-    # What the core's schema cannot say: the tasks in the trash go with it.
-    op.execute("DELETE FROM task WHERE deleted_at IS NOT NULL")
     for column in ("id", "trash", "owner_id", *SORTED):
         op.drop_index(op.f(f"ix_task_{column}"), "task")
     with op.batch_alter_table("task") as task:

@@ -1,4 +1,4 @@
-"""Index the tasks of each status by the moment of their creation."""
+"""Index the tasks of each status by the time of their creation."""
 
 import sqlalchemy as sa
 import sqlmodel

@@ -5,11 +5,12 @@ import re
 import shlex
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 from calls import create
-from servers import ROOT, ApiServer, alembic, connect
+from servers import ROOT, ApiServer, alembic, connect, environment
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
@@ -81,13 +82,21 @@ def test_the_tour_shows_what_its_commands_print(empty_database: str, tmp_path: P
     assert without_datetimes(console) == without_datetimes("".join(tour))
 
 
+@pytest.mark.slow
 def test_the_tour_of_a_team_shows_what_its_commands_print(
     empty_database: str, tmp_path: Path
 ) -> None:
     [commands] = blocks("sh", "Five minutes as a team")
     tour = blocks("console", "Five minutes as a team")
-    *settings, _start = commands.splitlines()
-    subprocess.run(["sh", "-ec", "\n".join(settings)], cwd=tmp_path, check=True)  # noqa: S607
+    *settings, create, _start = commands.splitlines()
+    run = partial(subprocess.run, cwd=tmp_path, check=True)
+    run(["sh", "-ec", "\n".join(settings)])
+    _python, *command = [*shlex.split(create), "--password-stdin"]
+    run(
+        [sys.executable, str(ROOT / command[0]), *command[1:]],
+        env=environment(empty_database),
+        input=b"engine-of-1843",
+    )
 
     with ApiServer(tmp_path, empty_database) as server:
         console = session(server, tour, tmp_path)

@@ -204,6 +204,7 @@ def test_an_offset_skips_tasks(client: httpx2.Client, tasks: list[Task], sort: s
         assert answer.json() == in_order(tasks, sort)[offset : offset + 3]
 
 
+@pytest.mark.slow
 def test_a_page_is_read_at_one_time(client: httpx2.Client) -> None:
     tasks = create_many(client, [{"title": f"task {number}"} for number in range(20)])
     due_at = [None, "2027-01-01T00:00:00Z"]

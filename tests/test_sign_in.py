@@ -419,11 +419,21 @@ def test_no_password_is_hashed_for_who_may_not_send_one(bob: httpx2.Client) -> N
 
 
 @pytest.mark.slow
-def test_when_many_wait_to_sign_in_others_are_told_to_come_back(stranger: httpx2.Client) -> None:
+def test_when_many_wait_to_sign_in_others_are_told_to_come_back_and_reads_go_on(
+    stranger: httpx2.Client, ada: httpx2.Client
+) -> None:
     address = next(ADDRESSES)
 
-    answers = at_once(40, lambda n: guess(stranger, f"nobody-{n}", "wrong horse", address))
+    def ask(number: int) -> httpx2.Response:
+        if number < 40:
+            return guess(stranger, f"nobody-{number}", "wrong horse", address)
+        time.sleep(0.5)
+        return ada.get("/tasks")
 
+    *answers, read = at_once(41, ask)
+
+    # The 22 hashes take two seconds or more.
+    assert (read.status_code, read.elapsed < timedelta(seconds=1)) == (200, True)
     statuses = [answer.status_code for answer in answers]
     assert set(statuses) == {401, 503}
     # Two are hashed and twenty wait; a few more come when the first are done.

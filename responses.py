@@ -11,7 +11,7 @@ from fastapi.exception_handlers import http_exception_handler
 from fastapi.exceptions import RequestValidationError
 from fastapi.params import ParamTypes
 from fastapi.responses import JSONResponse
-from fastapi.routing import iter_route_contexts
+from fastapi.routing import APIRoute, iter_route_contexts
 from pydantic import GetCoreSchemaHandler, WithJsonSchema
 from pydantic_core import CoreSchema, to_json
 from sqlalchemy import Row
@@ -139,11 +139,12 @@ IfNoneMatch = Annotated[
 
 async def forbid_unknown_parameters(request: Request) -> None:
     """Raise 422 for query parameters that the route does not have, such as misspelt ones."""
-    if not request.query_params:
+    route = request.scope.get("route")
+    if not request.query_params or not isinstance(route, APIRoute):  # such as those of a frontend
         return
     known = {
         field.alias
-        for field in get_flat_params(request.scope["route"].dependant)
+        for field in get_flat_params(route.dependant)
         # A field of a query model has no `in_`.
         if getattr(field.field_info, "in_", ParamTypes.query) is ParamTypes.query
     }

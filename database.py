@@ -90,15 +90,15 @@ reading_engine = create_engine(
 
 
 def prepare_sqlite(connection: sqlite3.Connection, record: ConnectionPoolEntry) -> None:
-    """Make a new connection to SQLite as strict, as durable and as concurrent as PostgreSQL's."""
+    """Make a connection to SQLite as strict, as durable and as concurrent as one to PostgreSQL."""
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA foreign_keys = ON")
     # Its own lower(), by which text is compared ignoring case, knows only the letters A to Z.
     connection.create_function("lower", 1, lambda text: text and text.lower(), deterministic=True)
-    record.info["deadline"] = inf
+    record.info["deadline"] = inf  # this is `connection.info` below
     if settings.database_statement_timeout:
-        # Every 100 steps SQLite asks whether to end the statement. So few, since to search one long
+        # Every 100 steps SQLite asks whether to end the statement. Only 100: to search one long
         # text is one step.
         connection.set_progress_handler(lambda: monotonic() > record.info["deadline"], 100)
 
@@ -251,11 +251,12 @@ def is_outage(error: DBAPIError) -> bool:
     """Return whether the database is lost, locked, read-only, damaged or too slow.
 
     These are the operational errors of the drivers (PEP 249) and what SQLite says of a damaged
-    file, but for two that are bugs: SQLite's SQLITE_ERROR
+    file, except two that are bugs: SQLite's SQLITE_ERROR
     (https://www.sqlite.org/rescode.html#error) and PostgreSQL's class 54
     (https://www.postgresql.org/docs/current/errcodes-appendix.html).
     """
     original = error.orig
+    # Not their subclasses: an IntegrityError, for one, is a bug.
     if type(original) in (sqlite3.OperationalError, sqlite3.DatabaseError):
         # Without a code, it is Python's own error for a text that is not UTF-8: a damaged file.
         # By such a text `lower` of `prepare_sqlite` fails too, and then the code is SQLITE_ERROR.
@@ -278,7 +279,7 @@ def upgrade_schema() -> None:
     """
     try:
         command.upgrade(alembic_config, "head")
-    except CommandError:
+    except CommandError:  # Alembic does not know the version of the schema, which may be newer
         if not schema_is_current():
             raise
     except DBAPIError as error:
@@ -289,7 +290,7 @@ def upgrade_schema() -> None:
 
 @lru_cache
 def older_versions() -> set[str]:
-    """Return the versions of the schema that this code knows, without the newest."""
+    """Return the versions of the schema that this code knows, except the newest."""
     scripts = ScriptDirectory.from_config(alembic_config)
     return {script.revision for script in scripts.walk_revisions()} - {scripts.get_current_head()}
 
@@ -297,7 +298,7 @@ def older_versions() -> set[str]:
 def schema_is_current() -> bool:
     """Return whether the schema has the newest version that this code knows, or an unknown one.
 
-    That is newer: another host has upgraded the schema, or this code was rolled back.
+    An unknown one is newer: another host upgraded the schema, or this code was rolled back.
     """
     with reading_engine.connect() as connection:
         version = MigrationContext.configure(connection).get_current_revision()

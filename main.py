@@ -157,7 +157,7 @@ KeyHeader = Annotated[
     Header(min_length=1, max_length=200, description="Any text, another one for each new request"),
 ]
 CREATED: Responses = {201: {"headers": LOCATION_HEADER | ETAG_HEADER}}
-IS_DELETED = "A task that was created with this key is deleted for good"
+IS_DELETED = "A task that was created with this key has been deleted for good"
 DELETED = document_error(409, IS_DELETED)
 NOT_MODIFIED: Responses = {304: {"description": "The task still has this version"}}
 OTHER_VERSION = document_error(412, "The task has another version")
@@ -176,7 +176,7 @@ def create_task(
     With an `Idempotency-Key`, the request may be sent again for seven days. It then creates
     nothing, and returns the task that the first request created, as it is now.
     """
-    # `("body",)` is the `loc` of errors in this task, as in those of FastAPI.
+    # Errors name where in the request the task is, as those of FastAPI do: its `loc`.
     [task] = insert_once(session, {("body",): task_create}, current_user, idempotency_key)
     session.commit()
     return task_response(task, 201, Location=f"{request.scope['path']}/{task.id}")
@@ -311,7 +311,7 @@ def create_tasks(
     return PublicResponse(list_public(TaskPublic, tasks), 201)
 
 
-NOT_ALL_FOUND = document_error(404, "Some of the tasks are not there", Problems)
+NOT_ALL_FOUND = document_error(404, "Some of the tasks were not found", Problems)
 
 
 @app.patch("/tasks/bulk", tags=["tasks"], responses=NOT_ALL_FOUND | BAD_BODY)
@@ -401,8 +401,8 @@ def find_task(
 ) -> Task:
     """Return the task. With `for_update`, it is locked until the transaction ends.
 
-    With `deleted`, it has to be in the trash; without, it must not be; None is either. Raise 404 if
-    it is not there. Raise 412 if its entity tag is not in `if_match` (RFC 9110, 13.1.1).
+    If `deleted`, it must be in the trash; if not, it must not be; None allows both. Raise 404 if it
+    is not there. Raise 412 if its entity tag is not in `if_match` (RFC 9110, 13.1.1).
     """
     task = session.get(Task, task_id, with_for_update=for_update)
     if task is None or (deleted is not None and deleted != (task.deleted_at is not None)):
@@ -423,7 +423,7 @@ def new_task(task_create: TaskCreate, current_user: User | None, created_at: dat
 
 
 def require_distinct(ids: Sequence[int]) -> None:
-    """Raise 422 for each id that is in the list of a bulk call for a second time."""
+    """Raise 422 with a problem for each id that a bulk call repeats."""
     problems = [
         {"type": "task_repeated", "loc": ("body", position, "id"), "msg": "Task was sent before"}
         for position, task_id in enumerate(ids)
@@ -463,8 +463,8 @@ def insert_once(
 ) -> list[Task]:
     """Insert new tasks; or, if the user has used the key before, return the tasks of that request.
 
-    The keys of the mapping are the `loc` of each task, so the hash of one task is not that of a
-    list of one. Raise 422 if an owner does not exist, and 422 and 409 as `find_created` does.
+    The mapping has each task by its `loc`, so one task and a list of one have different hashes.
+    Raise 422 if an owner does not exist, and 422 and 409 as `find_created` does.
     """
     if key is None:
         return insert_tasks(session, task_creates, current_user)
@@ -480,7 +480,7 @@ def insert_once(
     try:
         session.flush()  # which waits if another request is inserting this key
     except IntegrityError:
-        session.rollback()
+        session.rollback()  # `row` keeps its values, since it was not stored
         return find_created(session, row)
     tasks = insert_tasks(session, task_creates, current_user)
     row.task_ids = [task.id for task in tasks]
@@ -491,7 +491,7 @@ KEY_LIFETIME = timedelta(days=7)
 
 
 def delete_expired_keys(session: Session) -> None:
-    """Delete the oldest of the expired keys. All at once may be a million, which takes too long."""
+    """Delete the oldest expired keys. There may be a million, too many to delete at once."""
     created_at = col(IdempotencyKey.created_at)
     expired = select(IdempotencyKey.id).where(created_at < now() - KEY_LIFETIME)
     # Those that another request deletes at the same time are skipped.
@@ -514,6 +514,7 @@ def find_created(session: Session, repeated: IdempotencyKey) -> list[Task]:
             "msg": "Was used with another body",
         }
         raise RequestValidationError([problem])
+    # The ids are in the order of the request.
     statement = select(Task).where(col(Task.id).in_(earlier.task_ids)).order_by(col(Task.id))
     tasks = session.exec(statement).all()
     if len(tasks) < len(earlier.task_ids):
@@ -526,11 +527,11 @@ def insert_tasks(
 ) -> list[Task]:
     """Insert new tasks by one statement, and return them. Raise 422 if an owner does not exist.
 
-    `add_all` and `flush` of the session took 610 µs for one task, this takes 420.
+    For one task, `add_all` and `flush` of the session took 610 µs; this takes 420.
     """
     created_at = now()
     tasks = {
-        # Each a microsecond later: SQLAlchemy finds which new id is whose by `created_at`, and a
+        # Each a microsecond later: `created_at` tells SQLAlchemy which task got which id, and a
         # list sorted by it keeps this order.
         loc: new_task(task_create, current_user, created_at + timedelta(microseconds=position))
         for position, (loc, task_create) in enumerate(task_creates.items())

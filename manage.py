@@ -47,7 +47,7 @@ def create_user(
     password = read_password(from_stdin=password_stdin)
     user_create = UserCreate.model_validate(fields | {"password": password})
     if settings.migrate_at_start:
-        upgrade_schema()
+        upgrade_schema()  # the first user comes before the first start
     password_hash = hasher.hash(password)
     with Session(engine) as session:
         session.add(User.model_validate(user_create, update={"password_hash": password_hash}))
@@ -57,7 +57,7 @@ def create_user(
 
 @cli.command()
 def set_password(name: str, *, password_stdin: PasswordStdin = False) -> None:
-    """Set the password of a user, who can then sign in again. All tokens of the user end."""
+    """Set the password of a user. This ends all tokens of the user and activates the account."""
     password = read_password(from_stdin=password_stdin)
     UserUpdate.model_validate({"password": password})  # or raise a ValidationError
     with Session(engine, expire_on_commit=False) as session:
@@ -77,8 +77,9 @@ def list_users() -> None:
     """List the users: id, name, address, and `administrator` or `inactive`."""
     with Session(reading_engine) as session:
         for user in session.exec(select(User).order_by(col(User.id))):
-            states = ["administrator"] * user.is_admin + ["inactive"] * (not user.is_active)
-            typer.echo("\t".join([str(user.id), user.username, user.email, ", ".join(states)]))
+            states = {"administrator": user.is_admin, "inactive": not user.is_active}
+            state = ", ".join(name for name, is_so in states.items() if is_so)
+            typer.echo("\t".join([str(user.id), user.username, user.email, state]))
 
 
 @cli.command()
@@ -88,7 +89,8 @@ def backup(file: Path) -> None:
         sys.exit("This is for SQLite. Back up PostgreSQL with pg_dump")
     database, file = Path(str(url.database)).absolute(), file.absolute()
     try:
-        # Only for its owner, since it has the hashes of the passwords.
+        # Readable by its owner alone, since it has the hashes of the passwords. VACUUM INTO takes
+        # an empty file.
         file.touch(mode=0o600, exist_ok=False)
     except OSError as error:
         sys.exit(f"{file} cannot be created: {error.strerror}")
@@ -106,14 +108,14 @@ def main() -> None:
     """Run a command; when something is wrong, say it in one sentence and exit with 1."""
     try:
         cli()
-    except HTTPException as error:  # of `commit_user`
+    except HTTPException as error:  # from `commit_user`
         sys.exit(error.detail)
     except ValidationError as error:
         for problem in error.errors():
             message = problem["msg"].removeprefix("Value error, ")
             sys.stderr.write(f"{problem['loc'][0]}: {message}\n")
         sys.exit(1)
-    except (OSError, UnicodeError) as error:
+    except (OSError, UnicodeError) as error:  # no database, or a password that is not UTF-8
         sys.exit(str(error))
     except DBAPIError as error:
         sys.exit(f"The database cannot be used: {first_line(error)}")

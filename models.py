@@ -62,7 +62,7 @@ def to_utc(value: datetime) -> datetime:
 
 
 def require_address(value: object) -> object:
-    """Refuse `Ada <ada@example.com>`, of which Pydantic would keep the address."""
+    """Refuse `Ada <ada@example.com>`, from which Pydantic would take the address."""
     if isinstance(value, str) and "<" in value:
         raise ValueError("must be an address alone, as in ada@example.com")
     return value
@@ -70,7 +70,8 @@ def require_address(value: object) -> object:
 
 # PostgreSQL stores no NUL character, so no text may contain one.
 NO_NUL = r"^[^\x00]*$"
-# Control characters are the category Cc of Unicode. Some are commands to a terminal.
+# Control characters are the category Cc of Unicode. Some are commands to a terminal. U+FEFF is
+# blank too, but not in `\s`.
 ONE_LINE_NOT_BLANK = r"^[^\x00-\x1f\x7f-\x9f]*[^\x00-\x1f\x7f-\x9f\s\ufeff][^\x00-\x1f\x7f-\x9f]*$"
 NO_CONTROL_BUT_WHITESPACE = r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]*$"
 ShortText = Annotated[
@@ -173,7 +174,7 @@ class Task(TaskBase, table=True):
 
     id: int | None = Field(default=None, primary_key=True)
     owner_id: int | None = Field(default=None, foreign_key="user.id", ondelete="SET NULL")
-    # When one INSERT creates many tasks, SQLAlchemy finds by this column which new id is whose.
+    # When one INSERT creates many tasks, this column tells SQLAlchemy which task got which id.
     created_at: datetime = Field(default_factory=now, sa_column_kwargs={"insert_sentinel": True})
     updated_at: datetime = Field(default_factory=now)  # set again by `change`
     completed_at: datetime | None = None
@@ -262,10 +263,11 @@ class IdempotencyKey(SQLModel, table=True):
     __table_args__ = (UniqueConstraint("user_id", "key"),)
 
     id: int | None = Field(default=None, primary_key=True)
-    user_id: int  # 0 without sign-in, since NULL is never unique
+    user_id: int  # 0 without sign-in, since no NULL equals another
     key: str
     # None is from before version 0005 of the schema, and accepts any body.
     request_hash: str | None
+    # Never None, which is only in the type of `Task.id`.
     task_ids: list[int | None] = Field(default=[], sa_type=JSON)
     created_at: datetime = Field(default_factory=now, index=True)
 
@@ -340,7 +342,9 @@ class UserUpdate(SQLModel):
     is_active: StrictBool | MISSING = MISSING
     password: Password | MISSING = MISSING
     current_password: CurrentPassword | MISSING = Field(
-        default=MISSING, description="Needed with your own username, email or password"
+        default=MISSING,
+        description="Needed with your own username, email or password; "
+        "without sign-in, with any password",
     )
 
 
@@ -384,7 +388,7 @@ class Token(SQLModel):
 
 
 class Claims(SQLModel):
-    """What a token says (RFC 7519, 4): whose it is, and with which version of the tokens."""
+    """What a token says (RFC 7519, 4): whose it is, and the `token_version` of that user."""
 
     sub: int = Field(ge=1, le=MAX_INTEGER)  # text in the token, which `Id` would refuse
     version: Id

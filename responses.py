@@ -119,12 +119,12 @@ def etag(task: Task | Row[Any]) -> str:
     return f'"{task.version}"'
 
 
-def has_etag(lists: list[str], task: Task | Row[Any]) -> bool:
+def has_etag(headers: list[str], task: Task | Row[Any]) -> bool:
     """Return whether the entity tag of a task is in a list as `If-Match` has it (RFC 9110, 13.1).
 
     The list may have come in several headers, each with some of it (RFC 9110, 5.3).
     """
-    return any(tag.strip() in ("*", etag(task)) for tags in lists for tag in tags.split(","))
+    return any(tag.strip() in ("*", etag(task)) for header in headers for tag in header.split(","))
 
 
 # Documented as a string, since clients send the list in one header.
@@ -140,7 +140,7 @@ IfNoneMatch = Annotated[
 async def forbid_unknown_parameters(request: Request) -> None:
     """Raise 422 for query parameters that the route does not have, such as misspelt ones."""
     route = request.scope.get("route")
-    if not request.query_params or not isinstance(route, APIRoute):  # such as those of a frontend
+    if not request.query_params or not isinstance(route, APIRoute):  # as for a frontend
         return
     known = {
         field.alias
@@ -262,7 +262,7 @@ EXCEPTION_HANDLERS: dict[
 
 
 def limit_receive(receive: Receive, max_size: int) -> Receive:
-    """Return a `receive` that raises 413 once the body has more bytes than `max_size`.
+    """Return ASGI's `receive`, but raising 413 once the body has more than `max_size` bytes.
 
     FastAPI's `max_body_size` would send plain text.
     """

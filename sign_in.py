@@ -31,16 +31,16 @@ TOO_MANY_GUESSES[429]["headers"] = {"Retry-After": document_header("In seconds",
 
 # One thread for each hash: with the usual four, two hashes at once leave other requests little CPU.
 hasher = PasswordHash([Argon2Hasher(parallelism=1)])
-# The password of an unknown user is compared with this, so that the response takes as long.
+# The password of an unknown user is compared with this, to be refused as slowly as a known one's.
 dummy_hash = hasher.hash(token_urlsafe()) if settings.secret_key else ""
 
-# Two hashes at once leave the other CPUs to other requests: each takes a sixth of a second of one.
+# Two hashes at once leave the other CPUs to other requests: each takes one for a sixth of a second.
 hash_slots = Semaphore(2)
-# Threads of their own, or a hash would wait for threads that wait for the database.
+# Threads of their own, one for each slot: the usual ones may all wait for the database.
 hash_threads = CapacityLimiter(2)
 MAX_WAITING = 20  # requests
 
-# In the memory of each process. Each wrong password takes a hash, so there are few to remember.
+# In the memory of each process. Each wrong password costs a hash, so few have to be kept.
 guesses = FixedWindowRateLimiter(MemoryStorage())
 TEN_A_MINUTE = RateLimitItemPerMinute(10)
 
@@ -114,7 +114,7 @@ class FormRoute(APIRoute):
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Return what handles a request, as FastAPI calls it."""
+        """Return the function that handles a request."""
         handle = super().get_route_handler()
 
         async def check_and_handle(request: Request) -> Response:
@@ -171,7 +171,7 @@ async def require_user(
                 {"require": ["sub", "version", "exp"]},
             )
         )
-    except (jwt.InvalidTokenError, ValueError):
+    except (jwt.InvalidTokenError, ValueError):  # the latter of `Claims`
         raise unauthorized("Not signed in") from None
     user = await read_one(
         select(User).where(

@@ -42,7 +42,8 @@ from sign_in import (
     unauthorized,
 )
 
-FORBIDDEN = document_error(403, "Not an administrator, or `current_password` is wrong")
+FORBIDDEN = document_error(403, "Only an administrator may do this")
+WRONG_PASSWORD = document_error(403, "Not allowed, or `current_password` is wrong")
 IS_TAKEN = "The name or address is taken"
 IS_LAST_ADMIN = "Nobody else is an active administrator"
 TAKEN = document_error(409, IS_TAKEN)
@@ -115,7 +116,7 @@ def read_tasks_of_user(
 
 
 # To change these of their own accounts, users have to know the current password.
-NEEDS_PASSWORD = {"username", "email", "password"}
+CREDENTIALS = {"username", "email", "password"}
 
 
 async def check_current_password(
@@ -131,9 +132,10 @@ async def check_current_password(
     if not is_own or sent & {"is_active", "is_admin"}:
         await require_admin(current_user)
     if current_user is None:
+        # Or anyone could take over an account before sign-in is turned on.
         needs_password = "password" in sent
     else:
-        needs_password = is_own and not sent.isdisjoint(NEEDS_PASSWORD)
+        needs_password = is_own and bool(sent & CREDENTIALS)
     if not needs_password:
         return None
     user = await read_one(select(User).where(col(User.id) == user_id))
@@ -151,7 +153,9 @@ CheckedHash = Annotated[str | None, Depends(check_current_password)]
 
 
 async def changes_of_user(
-    user_update: UserUpdate, request: Request, _checked_hash: CheckedHash
+    user_update: UserUpdate,
+    request: Request,
+    _checked_hash: CheckedHash,  # so that it is checked before the new password is hashed
 ) -> dict[str, Any]:
     """Return what to change; a new password is hashed before a session holds a connection."""
     changes = user_update.model_dump(exclude={"password", "current_password"})
@@ -163,7 +167,7 @@ async def changes_of_user(
 
 @router.patch(
     "/{user_id:id}",
-    responses=FORBIDDEN | NOT_FOUND | TAKEN_OR_LAST_ADMIN | TOO_MANY_GUESSES | BAD_BODY,
+    responses=WRONG_PASSWORD | NOT_FOUND | TAKEN_OR_LAST_ADMIN | TOO_MANY_GUESSES | BAD_BODY,
 )
 def update_user(
     user_id: UserId,
@@ -247,7 +251,10 @@ def require_other_admin(session: Session, user_id: int) -> None:
 
 
 def require_still_admin(session: Session, current_user: User | None) -> None:
-    """Raise 401 for an administrator who is none any more, since the request waited for a hash."""
+    """Raise 401 if the user stopped being an administrator while the request waited for a hash.
+
+    The guard would answer a deleted user so, too.
+    """
     if current_user is None or not current_user.is_admin:
         return
     statement = select(User.id).where(
@@ -261,7 +268,7 @@ def require_still_admin(session: Session, current_user: User | None) -> None:
 
 
 def find_user(session: Session, user_id: int, *, for_update: bool = False) -> User:
-    """Return the user, or raise 404. With `for_update`, it is locked until the transaction ends."""
+    """Return the user, or raise 404. With `for_update`, its row is locked until the commit."""
     user = session.get(User, user_id, with_for_update=for_update)
     if user is None:
         raise HTTPException(404, "User not found")

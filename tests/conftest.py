@@ -4,14 +4,16 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import httpx2
 import pytest
 from calls import PASSWORD, SECRET_KEY, insert_user, sign_in
 from servers import ROOT, ApiServer, connect, run_postgresql
-from sqlalchemy import Engine, make_url, text
+from sqlalchemy import Engine, insert, inspect, make_url, select, text
 
+from models import User
 from sign_in import hasher
 
 
@@ -112,15 +114,22 @@ def team_engine(team_server: ApiServer) -> Engine:
     return connect(team_server.database_url)
 
 
+@pytest.fixture(scope="session")
+def members(team_engine: Engine) -> list[dict[str, Any]]:
+    """Ada and Bob as they are in the database before any test changes them."""
+    with team_engine.connect() as connection:
+        return [
+            dict(row) for row in connection.execute(select(inspect(User).local_table)).mappings()
+        ]
+
+
 @pytest.fixture
-def team(team_server: ApiServer, team_engine: Engine) -> ApiServer:
+def team(team_server: ApiServer, team_engine: Engine, members: list[dict[str, Any]]) -> ApiServer:
     """The same without tasks, with no other user, and with these two as they were."""
     with team_engine.begin() as connection:
-        for table in ("idempotency_key", "transfer", "task"):
+        for table in ("idempotency_key", "transfer", "task", '"user"'):
             connection.execute(text(f"DELETE FROM {table}"))  # noqa: S608
-        connection.execute(text("""DELETE FROM "user" WHERE username NOT IN ('ada', 'bob')"""))
-        as_before = "is_admin = (username = 'ada'), is_active = true, full_name = NULL"
-        connection.execute(text(f'UPDATE "user" SET {as_before}'))  # noqa: S608
+        connection.execute(insert(User), members)
     return team_server
 
 

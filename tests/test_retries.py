@@ -289,7 +289,7 @@ def test_a_repeated_request_does_not_bring_back_what_was_deleted_for_good(
 
     for answer in (retry(client, "one"), retry_many(client, "many", "a", "b")):
         assert answer.status_code == 409
-        detail = "A task that was created with this key is deleted for good"
+        detail = "A task that was created with this key has been deleted for good"
         assert answer.json() == {"detail": detail}
     assert client.get("/tasks").json() == many[:1]
 

@@ -396,7 +396,7 @@ class Sequences(stateful.RuleBasedStateMachine):
             msg = "Was used with another body"
             check(answer, 422, problems("idempotency_key_reused", msg, loc))
         elif not self.tasks.keys() >= set(ids):
-            detail = "A task that was created with this key is deleted for good"
+            detail = "A task that was created with this key has been deleted for good"
             check(answer, 409, {"detail": detail})
         else:
             return [self.tasks[task_id] for task_id in ids]

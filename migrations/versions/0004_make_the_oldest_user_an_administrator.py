@@ -1,4 +1,4 @@
-"""Make the oldest active user an administrator."""
+"""Add administrators; the oldest active user becomes one."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -11,7 +11,7 @@ depends_on = None
 
 def upgrade() -> None:
     with op.batch_alter_table("user") as user:
-        # The default is for the users that are there.
+        # The default is for users that already exist.
         user.add_column(
             sa.Column("is_admin", sa.Boolean(), nullable=False, server_default=sa.false())
         )

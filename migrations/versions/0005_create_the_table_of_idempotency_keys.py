@@ -23,7 +23,8 @@ def upgrade() -> None:
         sa.UniqueConstraint("user_id", "key", name=op.f("uq_idempotency_key_user_id")),
     )
     op.create_index(op.f("ix_idempotency_key_created_at"), "idempotency_key", ["created_at"])
-    # Who sent a key was not kept: nobody where sign-in is off, or most likely the first owner.
+    # Who sent a key is unknown, so keep it for nobody (without sign-in) and for the first owner.
+    # Not `request_hash`, which was made in another way. The seven days of a key begin now.
     json_array = "json_array" if op.get_bind().dialect.name == "sqlite" else "json_build_array"
     op.execute(f"""
         INSERT INTO idempotency_key (user_id, key, task_ids, created_at)
@@ -51,7 +52,7 @@ def downgrade() -> None:
         task.add_column(sa.Column("idempotency_key", sqlmodel.AutoString()))
         task.add_column(sa.Column("request_hash", sqlmodel.AutoString()))
         task.create_unique_constraint(op.f("uq_task_idempotency_key"), ["idempotency_key"])
-    # Those of one task that only one user has used, or a user and nobody.
+    # Keys of one task each: the old column is unique, one task to a key.
     op.execute("""
         UPDATE task SET idempotency_key = used.key
         FROM (

@@ -60,12 +60,13 @@ def set_password(name: str, *, password_stdin: PasswordStdin = False) -> None:
     """Set the password of a user. This ends all tokens of the user and activates the account."""
     password = read_password(from_stdin=password_stdin)
     UserUpdate.model_validate({"password": password})  # or raise a ValidationError
+    password_hash = hasher.hash(password)
     with Session(engine, expire_on_commit=False) as session:
         of_that_name = select(User).where(col(User.username) == name.lower())
         user = session.exec(of_that_name.with_for_update()).one_or_none()
         if user is None:
             sys.exit("User not found")
-        user.password_hash = hasher.hash(password)
+        user.password_hash = password_hash
         user.token_version += 1
         user.is_active = True
         session.commit()

@@ -399,7 +399,7 @@ def find_task(
     if_match: list[str] | None = None,
     for_update: bool = False,
 ) -> Task:
-    """Return the task. With `for_update`, it is locked until the transaction ends.
+    """Return the task. With `for_update`, its row is locked until the transaction ends.
 
     If `deleted`, it must be in the trash; if not, it must not be; None allows both. Raise 404 if it
     is not there. Raise 412 if its entity tag is not in `if_match` (RFC 9110, 13.1.1).
@@ -504,9 +504,11 @@ def find_created(session: Session, repeated: IdempotencyKey) -> list[Task]:
 
     Raise 422 if that had another body, and 409 if a task of it was deleted for good.
     """
-    earlier = session.exec(
-        select(IdempotencyKey).filter_by(user_id=repeated.user_id, key=repeated.key)
-    ).one()
+    same_key = (
+        col(IdempotencyKey.user_id) == repeated.user_id,
+        col(IdempotencyKey.key) == repeated.key,
+    )
+    earlier = session.exec(select(IdempotencyKey).where(*same_key)).one()
     if earlier.request_hash not in (None, repeated.request_hash):
         problem = {
             "type": "idempotency_key_reused",

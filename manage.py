@@ -75,7 +75,7 @@ def set_password(name: str, *, password_stdin: PasswordStdin = False) -> None:
 
 @cli.command()
 def list_users() -> None:
-    """List the users: id, name, address, and `administrator` or `inactive`."""
+    """List the users: id, username, email, and `administrator` or `inactive`."""
     with Session(reading_engine) as session:
         for user in session.exec(select(User).order_by(col(User.id))):
             states = {"administrator": user.is_admin, "inactive": not user.is_active}

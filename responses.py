@@ -226,7 +226,7 @@ async def respond_wrong_method(request: Request, _error: HTTPException) -> Respo
 
 
 async def respond_database_error(request: Request, error: DBAPIError) -> JSONResponse:
-    """Respond with 503 to an outage or a schema that is not the newest, and with 500 to a bug."""
+    """Respond with 503 to an outage or a schema that is too old, and with 500 to a bug."""
     if is_outage(error) or await schema_may_be_the_cause(error):
         return await respond_unavailable(request, error)
     traceback = "".join(format_tb(error.__traceback__))
@@ -235,7 +235,7 @@ async def respond_database_error(request: Request, error: DBAPIError) -> JSONRes
 
 
 async def schema_may_be_the_cause(error: DBAPIError) -> bool:
-    """Return whether a statement may have failed because the schema is not the newest."""
+    """Return whether a statement may have failed because the schema is too old."""
     if not isinstance(error, OperationalError | ProgrammingError):
         return False
     try:

@@ -44,7 +44,7 @@ from sign_in import (
 
 FORBIDDEN = document_error(403, "Only an administrator may do this")
 WRONG_PASSWORD = document_error(403, "Not allowed, or `current_password` is wrong")
-IS_TAKEN = "The name or address is taken"
+IS_TAKEN = "The username or the email is taken"
 IS_LAST_ADMIN = "Nobody else is an active administrator"
 TAKEN = document_error(409, IS_TAKEN)
 LAST_ADMIN = document_error(409, IS_LAST_ADMIN)
@@ -268,7 +268,7 @@ def require_still_admin(session: Session, current_user: User | None) -> None:
 
 
 def find_user(session: Session, user_id: int, *, for_update: bool = False) -> User:
-    """Return the user, or raise 404. With `for_update`, its row is locked until the commit."""
+    """Return the user, or raise 404. With `for_update`, lock its row until the transaction ends."""
     user = session.get(User, user_id, with_for_update=for_update)
     if user is None:
         raise HTTPException(404, "User not found")
@@ -276,7 +276,7 @@ def find_user(session: Session, user_id: int, *, for_update: bool = False) -> Us
 
 
 def commit_user(session: Session) -> None:
-    """Commit; raise 409 if another user has the name or the address."""
+    """Commit; raise 409 if another user has the username or the email."""
     try:
         session.commit()
     except IntegrityError as error:

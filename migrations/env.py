@@ -1,6 +1,6 @@
 """What Alembic runs for each of its commands: it connects the migrations to the database."""
 
-from typing import TYPE_CHECKING, cast
+from typing import Any
 
 from alembic import context
 from sqlalchemy import Table, event
@@ -8,9 +8,6 @@ from sqlmodel import SQLModel
 
 import models  # noqa: F401  # its tables are what `--autogenerate` compares with
 from database import engine, is_sqlite
-
-if TYPE_CHECKING:
-    import sqlite3
 
 # The same number for all processes that migrate this database; any would do.
 LOCK = 0x7461736B  # "task" in ASCII
@@ -25,7 +22,7 @@ def keep_autoincrement(_inspector: object, table: Table, _column: object) -> Non
 with engine.connect() as connection:
     connection.detach()  # its settings below are not for the requests
     if is_sqlite:
-        sqlite = cast("sqlite3.Connection", connection.connection.dbapi_connection)
+        sqlite: Any = connection.connection.dbapi_connection
         # A migration may replace a table, which must not touch those that refer to it.
         sqlite.execute("PRAGMA foreign_keys = OFF")
         # To fill a table or an index may take long, so the deadline of statements goes.

@@ -73,7 +73,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    # The version before has no trash: the tasks in it would be back in the lists, or lost.
+    # The version before has no trash: the tasks in it would be back in the lists.
     trash = "SELECT 1 FROM task WHERE deleted_at IS NOT NULL LIMIT 1"
     if op.get_bind().exec_driver_sql(trash).first():
         raise CommandError(

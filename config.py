@@ -1,18 +1,20 @@
 """The settings, read from the environment and from the file `.env`."""
 
 import sys
+from typing import Annotated
 
 from psycopg2 import ProgrammingError
 from psycopg2.extensions import make_dsn
 from pydantic import (
     Field,
+    HttpUrl,
     NonNegativeInt,
     PositiveInt,
     SecretStr,
     ValidationError,
     field_validator,
 )
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
@@ -37,6 +39,14 @@ def require_known_options(url: URL) -> None:
         raise ValueError("has hosts and ports that do not match") from None
     except ProgrammingError:
         raise ValueError("has an option that PostgreSQL does not know") from None
+
+
+def is_origin(text: str) -> bool:
+    """Return whether this is how a browser names a website (RFC 6454, 6.2)."""
+    try:
+        return str(HttpUrl(text)) == f"{text}/" and "@" not in text
+    except ValidationError:
+        return False
 
 
 class Settings(BaseSettings):
@@ -64,6 +74,8 @@ class Settings(BaseSettings):
     secret_key: SecretStr | None = None
     # Minutes until a token expires.
     token_lifetime: int = Field(default=60, ge=1, le=366 * 24 * 60)
+    # The websites whose pages may call the API from a browser, separated by commas.
+    cors_origins: Annotated[list[str], NoDecode] = Field(default=[], validate_default=False)
 
     @field_validator("database_url")
     @classmethod
@@ -93,6 +105,15 @@ class Settings(BaseSettings):
         if secret_key is not None and len(secret_key.get_secret_value()) < MIN_SECRET_LENGTH:
             raise ValueError(f"must have {MIN_SECRET_LENGTH} characters or more")
         return secret_key
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def split_origins(cls, text: str) -> list[str]:
+        """Return the origins; refuse one that no browser would send."""
+        origins = [origin.strip() for origin in text.split(",") if origin.strip()]
+        if not all(is_origin(origin) for origin in origins):
+            raise ValueError("must be origins as browsers send them, as in https://example.com")
+        return origins
 
 
 def read_settings() -> Settings:

@@ -2,27 +2,31 @@
 
 import gc
 import logging
+import re
+from base64 import b64encode
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from hashlib import sha256
+from operator import attrgetter
 from typing import Annotated, Any
 
 from fastapi import Body, Depends, FastAPI, Header, HTTPException, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import RedirectResponse
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import HTMLResponse, RedirectResponse
+from fastapi.staticfiles import StaticFiles
 from pydantic_core import to_json
 from sqlalchemy import Row, inspect
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm.attributes import flag_modified
 from sqlmodel import Session, col, delete, func, select
-from starlette.middleware import Middleware
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import sign_in
 import users
 from config import settings
 from database import SessionDep, engine, run_in_slot, schema_is_current, upgrade_schema
+from middleware import MIDDLEWARE
 from models import (
     IdempotencyKey,
     Problems,
@@ -68,7 +72,6 @@ from responses import (
     etag,
     forbid_unknown_parameters,
     has_etag,
-    limit_body,
     list_public,
     read_page,
     to_public,
@@ -95,25 +98,36 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
     engine.dispose()
 
 
-def log_reason(app: ASGIApp) -> ASGIApp:
-    """Wrap the app so that a start without a database logs its reason, and no traceback."""
+DESCRIPTION = """\
+Start with `POST /tasks` below: open it and press **Execute**. `GET /tasks` then lists the task.
 
-    async def logging_app(scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_reason(message: Message) -> None:
-            if message["type"] == "lifespan.startup.failed":
-                # A traceback, which ends with the ConnectionError of `upgrade_schema`.
-                message["message"] = message["message"].rpartition("\nConnectionError: ")[2].strip()
-            await send(message)
-
-        await app(scope, receive, send_reason if scope["type"] == "lifespan" else send)
-
-    return logging_app
-
+- **Sign in:** if there is a button **Authorize**, press it first; a name and a password do.
+- **Filters:** `GET /tasks?status=pending&q=report&sort=-priority`. A task has to match all of them.
+- **Pages:** a list has at most 100 tasks. If more follow, the header `Link` has the next URL.
+- **Changes:** `PATCH` changes only what is sent. `DELETE` moves a task to the trash.
+- **Versions:** each change makes a new `version`, which is the `ETag`. Send that as `If-Match`, and
+  the task is changed only if nobody else has changed it.
+- **Retries:** with an `Idempotency-Key`, a request may be sent again and creates nothing twice.
+- **Errors:** `detail` says what is wrong. After 429 and 503, wait as `Retry-After` says.
+"""
+TAGS = [
+    {"name": "tasks", "description": "Create, find, change and delete tasks, also many at once"},
+    {"name": "users", "description": "Sign in, and manage who may do so and own tasks"},
+    {"name": "service", "description": "For monitors: whether the API works"},
+]
 
 app = FastAPI(
     title="Task API",
+    version="1.0.0",
+    description=DESCRIPTION,
+    openapi_tags=TAGS,
+    servers=[{"url": "/"}],
+    license_info={"name": "MIT", "identifier": "MIT"},
+    docs_url=None,  # see `read_docs`
+    redoc_url=None,
+    generate_unique_id_function=attrgetter("name"),
     lifespan=lifespan,
-    middleware=[Middleware(log_reason), Middleware(limit_body)],
+    middleware=MIDDLEWARE,
     exception_handlers=EXCEPTION_HANDLERS,
     dependencies=[Depends(forbid_unknown_parameters)],
     responses=UNAVAILABLE,
@@ -126,13 +140,41 @@ async def redirect_to_docs() -> RedirectResponse:
     return RedirectResponse("docs")
 
 
-@app.get("/health", tags=["service"])
+@app.get("/docs", include_in_schema=False)
+async def read_docs() -> HTMLResponse:
+    """Return the documentation: Swagger UI, whose files come from here too.
+
+    All URLs are relative, so that it works behind a path prefix.
+    """
+    page = get_swagger_ui_html(
+        title=app.title,
+        openapi_url="openapi.json",
+        swagger_js_url="swagger/swagger-ui-bundle.js",
+        swagger_css_url="swagger/swagger-ui.css",
+        swagger_favicon_url="swagger/favicon-32x32.png",
+        swagger_ui_parameters={"persistAuthorization": True, "tryItOutEnabled": True},
+    )
+    [script] = re.findall(rb"<script>(.*?)</script>", page.body, re.DOTALL)
+    script_hash = b64encode(sha256(script).digest()).decode()
+    page.headers["Content-Security-Policy"] = (
+        f"default-src 'none'; script-src 'self' 'sha256-{script_hash}'; style-src 'self'; "
+        "img-src 'self' data:; connect-src 'self'; base-uri 'none'; frame-ancestors 'none'"
+    )
+    return page
+
+
+app.mount("/swagger", StaticFiles(packages=[("fastapi_swagger", "resources")]))
+
+
+@app.head("/health", include_in_schema=False)
+@app.get("/health", tags=["service"], openapi_extra=sign_in.NEEDS_NO_TOKEN)
 async def health() -> State:
     """Return that the process serves. The database is not asked."""
     return State(status="ok")
 
 
-@app.get("/ready", tags=["service"])
+@app.head("/ready", include_in_schema=False)
+@app.get("/ready", tags=["service"], openapi_extra=sign_in.NEEDS_NO_TOKEN)
 async def ready() -> State:
     """Return that the database answers and its schema is current. If not, `detail` says why."""
     if not await run_in_slot(schema_is_current):
@@ -200,7 +242,7 @@ UPDATED = OK_WITH_ETAG | NOT_FOUND | OTHER_VERSION | BAD_BODY
 
 
 @app.patch("/tasks/{task_id:id}", tags=["tasks"], responses=UPDATED)
-@app.put("/tasks/{task_id:id}", tags=["tasks"], responses=UPDATED)
+@app.put("/tasks/{task_id:id}", tags=["tasks"], responses=UPDATED, name="put_task")
 def update_task(
     task_id: TaskId, task_update: TaskUpdate, session: SessionDep, if_match: IfMatch = None
 ) -> PublicResponse[TaskPublic]:
@@ -343,6 +385,12 @@ def update_tasks(
 
 
 NOT_THEIRS = document_error(409, "The task belongs to another user")
+# With sign-in, who creates a task owns it, so the example of the model does not fit a new one.
+FROM_CREATOR = Body(
+    openapi_examples={"new task": {"value": {"from_user_id": 1, "to_user_id": 2}}}
+    if settings.secret_key
+    else None
+)
 
 
 @app.post(
@@ -352,7 +400,7 @@ NOT_THEIRS = document_error(409, "The task belongs to another user")
 )
 def transfer_task(
     task_id: TaskId,
-    transfer_create: TransferCreate,
+    transfer_create: Annotated[TransferCreate, FROM_CREATOR],
     current_user: CurrentUserDep,
     session: SessionDep,
 ) -> PublicResponse[TaskPublic]:

@@ -204,6 +204,20 @@ class Task(TaskBase, table=True):
 class TaskCreate(TaskBase):
     """What a client sends to create a task."""
 
+    model_config = {
+        "json_schema_extra": {
+            "examples": [
+                {
+                    "title": "Write the report",
+                    "description": "Ten pages, and a summary",
+                    "status": "pending",
+                    "priority": 3,
+                    "due_at": "2027-01-29T18:00:00+01:00",
+                }
+            ]
+        }
+    }
+
     owner_id: Id | MISSING | None = Field(
         default=MISSING, description="A user, or null for nobody. By default, who is signed in"
     )
@@ -211,6 +225,12 @@ class TaskCreate(TaskBase):
 
 class TaskUpdate(SQLModel):
     """What a client sends to change a task. Fields that are not sent stay as they are."""
+
+    model_config = {
+        "json_schema_extra": {
+            "examples": [{"status": "in_progress", "due_at": "2027-02-05T18:00:00+01:00"}]
+        }
+    }
 
     title: Title | MISSING = MISSING
     description: Description | MISSING | None = MISSING
@@ -221,6 +241,10 @@ class TaskUpdate(SQLModel):
 
 class TaskBulkUpdate(TaskUpdate):
     """What a client sends to change one of many tasks."""
+
+    model_config = {
+        "json_schema_extra": {"examples": [{"id": 1, "status": "completed", "due_at": None}]}
+    }
 
     id: Id
 
@@ -275,8 +299,8 @@ class IdempotencyKey(SQLModel, table=True):
 class TransferBase(SQLModel):
     """The owner of a task before and after, where null is nobody."""
 
-    from_user_id: Id | None
-    to_user_id: Id | None
+    from_user_id: Id | None = Field(schema_extra={"examples": [None]})
+    to_user_id: Id | None = Field(schema_extra={"examples": [1]})
 
 
 class Transfer(TransferBase, table=True):
@@ -329,11 +353,26 @@ class User(UserBase, table=True):
 class UserCreate(UserBase):
     """What a client sends to create a user."""
 
+    model_config = {
+        "json_schema_extra": {
+            "examples": [
+                {
+                    "username": "bob",
+                    "email": "bob@example.com",
+                    "full_name": "Bob Brown",
+                    "password": "towel-number-42",
+                }
+            ]
+        }
+    }
+
     password: Password
 
 
 class UserUpdate(SQLModel):
     """What a client sends to change a user. Fields that are not sent stay as they are."""
+
+    model_config = {"json_schema_extra": {"examples": [{"full_name": "Ada Lovelace"}]}}
 
     username: Username | MISSING = MISSING
     email: Email | MISSING = MISSING

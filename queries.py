@@ -2,19 +2,21 @@
 
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
+from enum import StrEnum
 from functools import lru_cache
 from operator import eq, ge, gt, le, lt
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 from pydantic import (
     BeforeValidator,
+    GetJsonSchemaHandler,
     StringConstraints,
     TypeAdapter,
     ValidationError,
     ValidationInfo,
     field_validator,
 )
-from pydantic_core import to_jsonable_python
+from pydantic_core import CoreSchema, to_jsonable_python
 from sqlalchemy import (
     BindParameter,
     ColumnElement,
@@ -188,10 +190,31 @@ class TaskFilter(SQLModel):
         yield col(Task.deleted_at).is_not(None) if self.deleted else col(Task.deleted_at).is_(None)
 
 
-TaskSort = Literal[
-    "id", "title", "status", "priority", "due_at", "created_at", "updated_at",
-    "-id", "-title", "-status", "-priority", "-due_at", "-created_at", "-updated_at",
-]  # fmt: skip
+class TaskSort(StrEnum):
+    """The field to sort tasks by, descending with a `-` in front."""
+
+    ID = "id"
+    TITLE = "title"
+    STATUS = "status"
+    PRIORITY = "priority"
+    DUE_AT = "due_at"
+    CREATED_AT = "created_at"
+    UPDATED_AT = "updated_at"
+    ID_DESCENDING = "-id"
+    TITLE_DESCENDING = "-title"
+    STATUS_DESCENDING = "-status"
+    PRIORITY_DESCENDING = "-priority"
+    DUE_AT_DESCENDING = "-due_at"
+    CREATED_AT_DESCENDING = "-created_at"
+    UPDATED_AT_DESCENDING = "-updated_at"
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        """Add the names to the OpenAPI document, since no generated client can name `-id`."""
+        return handler(schema) | {"x-enum-varnames": [*cls.__members__]}
+
 
 # What `after` holds for each field to sort by: the value and the id of the last row of a page. The
 # parts of a URL are text, so `Id` and `Priority`, which refuse text, cannot be used.
@@ -235,7 +258,7 @@ class TaskQuery(TaskFilter, PageBase):
     """Which tasks a client asks for, in which order, and which page of them."""
 
     sort: TaskSort = Field(
-        default="id",
+        default=TaskSort.ID,
         description="The field to sort by, descending with a `-` in front. Between equal values "
         "the id decides, in the same direction. Tasks without `due_at` come last in both. Titles "
         "are sorted as the database collates text.",

@@ -20,9 +20,9 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlmodel import Session, SQLModel, func
 from starlette.convertors import IntegerConvertor, register_url_convertor
 from starlette.routing import Match
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from database import first_line, is_outage, run_in_slot, schema_is_current
+from middleware import MAX_BODY_SIZE
 from models import MAX_INTEGER, ErrorMessage, Task
 from queries import (
     PageQuery,
@@ -33,7 +33,6 @@ from queries import (
     write_cursor,
 )
 
-MAX_BODY_SIZE = 1024 * 1024  # bytes
 RETRY_AFTER = {"Retry-After": "5"}  # seconds
 
 logger = logging.getLogger("uvicorn.error")
@@ -259,30 +258,3 @@ EXCEPTION_HANDLERS: dict[
     DBAPIError: respond_database_error,
     PoolTimeoutError: respond_unavailable,
 }
-
-
-def limit_receive(receive: Receive, max_size: int) -> Receive:
-    """Return ASGI's `receive`, but raising 413 once the body has more than `max_size` bytes.
-
-    FastAPI's `max_body_size` would send plain text.
-    """
-    size = 0
-
-    async def limited_receive() -> Message:
-        nonlocal size
-        message = await receive()
-        size += len(message.get("body", b""))
-        if size > max_size:
-            raise HTTPException(413, f"The body is over {max_size} bytes")
-        return message
-
-    return limited_receive
-
-
-def limit_body(app: ASGIApp) -> ASGIApp:
-    """Wrap the app to refuse large bodies."""
-
-    async def limited_app(scope: Scope, receive: Receive, send: Send) -> None:
-        await app(scope, limit_receive(receive, MAX_BODY_SIZE), send)
-
-    return limited_app

@@ -20,9 +20,11 @@ from sqlmodel import col, select
 
 from config import settings
 from database import read_one
+from middleware import limit_receive
 from models import Claims, SignIn, Token, User, now
-from responses import RETRY_AFTER, document_error, document_header, limit_receive
+from responses import RETRY_AFTER, document_error, document_header
 
+NEEDS_NO_TOKEN: dict[str, object] = {"security": []}  # as OpenAPI says it
 UNAUTHORIZED = document_error(401, "Nobody is signed in")
 UNAUTHORIZED[401]["headers"] = {"WWW-Authenticate": document_header("`Bearer`")}
 SIGN_IN_IS_OFF = document_error(404, "`SECRET_KEY` is not set")
@@ -131,7 +133,11 @@ class FormRoute(APIRoute):
 router = APIRouter(tags=["users"], route_class=FormRoute)
 
 
-@router.post("/token", responses=UNAUTHORIZED | SIGN_IN_IS_OFF | TOO_MANY_GUESSES | BAD_FORM)
+@router.post(
+    "/token",
+    responses=UNAUTHORIZED | SIGN_IN_IS_OFF | TOO_MANY_GUESSES | BAD_FORM,
+    openapi_extra=NEEDS_NO_TOKEN,
+)
 async def create_token(
     form: Annotated[SignIn, Form()], request: Request, response: Response
 ) -> Token:
@@ -159,9 +165,12 @@ async def create_token(
 
 
 async def require_user(
+    request: Request,
     token: Annotated[str | None, Depends(OAuth2PasswordBearer("token", auto_error=False))],
-) -> User:
-    """Return who is signed in; raise 401 for others."""
+) -> User | None:
+    """Return who is signed in; raise 401 for others. The files of a frontend are for everyone."""
+    if not isinstance(request.scope.get("route"), APIRoute):
+        return None
     try:
         claims = Claims.model_validate(
             jwt.decode(

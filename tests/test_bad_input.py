@@ -170,10 +170,10 @@ def test_a_path_that_is_not_there_is_not_found(client: httpx2.Client, path: str)
         ("PATCH", "/tasks/by-status/pending", "GET"),
         ("DELETE", "/tasks", "GET, POST"),
         ("POST", "/tasks/1", "DELETE, GET, PATCH, PUT"),
-        ("POST", "/health", "GET"),
+        ("POST", "/health", "GET, HEAD"),
         ("PUT", "/users", "GET, POST"),
         ("POST", "/users/1", "DELETE, GET, PATCH"),
-        ("TRACE", "/ready", "GET"),
+        ("TRACE", "/ready", "GET, HEAD"),
     ],
 )
 def test_a_method_that_a_path_does_not_have_is_refused(

@@ -1,0 +1,99 @@
+"""What every request and every response goes through, before and after the routes."""
+
+from fastapi import HTTPException
+from opentelemetry import trace
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.errors import ServerErrorMiddleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from config import settings
+
+MAX_BODY_SIZE = 1024 * 1024  # bytes
+
+
+def log_reason(app: ASGIApp) -> ASGIApp:
+    """Wrap the app so that a start without a database logs its reason, and no traceback."""
+
+    async def logging_app(scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_reason(message: Message) -> None:
+            if message["type"] == "lifespan.startup.failed":
+                # A traceback, which ends with the ConnectionError of `upgrade_schema`.
+                message["message"] = message["message"].rpartition("\nConnectionError: ")[2].strip()
+            await send(message)
+
+        await app(scope, receive, send_reason if scope["type"] == "lifespan" else send)
+
+    return logging_app
+
+
+def hide_query(app: ASGIApp) -> ASGIApp:
+    """Wrap the app so that OpenTelemetry, if it is on, does not record what clients search for."""
+
+    async def hiding_app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope.get("query_string"):
+            trace.get_current_span().set_attribute("url.query", "REDACTED")
+        await app(scope, receive, send)
+
+    return hiding_app
+
+
+def limit_receive(receive: Receive, max_size: int) -> Receive:
+    """Return ASGI's `receive`, but raising 413 once the body has more than `max_size` bytes.
+
+    FastAPI's `max_body_size` would send plain text.
+    """
+    size = 0
+
+    async def limited_receive() -> Message:
+        nonlocal size
+        message = await receive()
+        size += len(message.get("body", b""))
+        if size > max_size:
+            raise HTTPException(413, f"The body is over {max_size} bytes")
+        return message
+
+    return limited_receive
+
+
+def limit_body(app: ASGIApp) -> ASGIApp:
+    """Wrap the app to refuse large bodies."""
+
+    async def limited_app(scope: Scope, receive: Receive, send: Send) -> None:
+        await app(scope, limit_receive(receive, MAX_BODY_SIZE), send)
+
+    return limited_app
+
+
+# Lets the pages of other websites call the API (https://fetch.spec.whatwg.org/#http-cors-protocol).
+CORS = [
+    Middleware(
+        CORSMiddleware,
+        allow_origins=settings.cors_origins,
+        allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
+        allow_headers=[
+            "Authorization",
+            "Content-Type",
+            "Idempotency-Key",
+            "If-Match",
+            "If-None-Match",
+        ],
+        expose_headers=[
+            "ETag",
+            "Link",
+            "Location",
+            "Retry-After",
+            "WWW-Authenticate",
+            "X-Total-Count",
+        ],
+    ),
+    # Sends the 500 of a bug. The one that every app has is outside of these, so without headers.
+    Middleware(ServerErrorMiddleware),
+]
+
+MIDDLEWARE = [
+    Middleware(log_reason),
+    Middleware(hide_query),
+    *(CORS if settings.cors_origins else []),
+    Middleware(limit_body),
+]

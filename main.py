@@ -101,7 +101,7 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
 DESCRIPTION = """\
 Start with `POST /tasks` below: open it and press **Execute**. `GET /tasks` then lists the task.
 
-- **Sign in:** if there is a button **Authorize**, press it first; a name and a password do.
+- **Sign in:** if there is a button **Authorize**, press it first, and type your name and password.
 - **Filters:** `GET /tasks?status=pending&q=report&sort=-priority`. A task has to match all of them.
 - **Pages:** a list has at most 100 tasks. If more follow, the header `Link` has the next URL.
 - **Changes:** `PATCH` changes only what is sent. `DELETE` moves a task to the trash.

@@ -413,7 +413,9 @@ class SignIn(SQLModel):
 
     grant_type: Literal["password"] = "password"
     username: Annotated[
-        str, StringConstraints(min_length=1, max_length=50, pattern=NO_NUL, to_lower=True)
+        str,
+        StringConstraints(min_length=1, max_length=50, pattern=NO_NUL, to_lower=True),
+        Field(schema_extra={"examples": ["ada"]}),
     ]
     password: SecretStr = Field(min_length=1)
 

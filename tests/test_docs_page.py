@@ -1,0 +1,354 @@
+"""The documentation page, and the pages of other websites, in a real browser."""
+
+import shutil
+from collections.abc import Iterator
+from json import loads
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from calls import PASSWORD, SECRET_KEY, insert_user
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    Error,
+    Locator,
+    Page,
+    Response,
+    sync_playwright,
+)
+from servers import ROOT, ApiServer, connect
+from sqlalchemy import text
+
+from sign_in import hasher
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+BROWSER = next((path for name in BROWSERS if (path := shutil.which(name))), None)
+PICTURE = ROOT / "docs/docs-page.png"
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(BROWSER is None, reason="there is no Chromium on this machine"),
+]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A browser without internet: it reaches only this machine."""
+    offline = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=BROWSER, args=[offline])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def context(browser: Browser) -> Iterator[BrowserContext]:
+    with browser.new_context(viewport={"width": 1200, "height": 1250}) as context:
+        yield context
+
+
+@pytest.fixture
+def page(context: BrowserContext) -> Iterator[Page]:
+    """A page that must report no error and ask only its own origin."""
+    page = context.new_page()
+    origins: set[tuple[str, str]] = set()
+    errors: list[str] = []
+    page.on("request", lambda request: origins.add(urlsplit(request.url)[:2]))
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    # The browser also reports each answer of 400 and above, which is not an error of the page.
+    page.on(
+        "console",
+        lambda message: (
+            errors.append(message.text)
+            if message.type == "error" and "status of" not in message.text
+            else None
+        ),
+    )
+    yield page
+    assert errors == []
+    assert len({origin for origin in origins if origin[0] != "data"}) == 1
+
+
+def open_docs(page: Page, url: str) -> None:
+    page.goto(f"{url}/docs")
+    page.locator(".opblock").first.wait_for()
+
+
+def open_call(page: Page, operation_id: str) -> Locator:
+    call = page.locator(f".opblock[id$='-{operation_id}']")
+    if not call.locator(".opblock-body").is_visible():
+        call.locator(".opblock-summary-control").click()
+        call.locator(".opblock-body").wait_for()
+    return call
+
+
+def execute(page: Page, operation_id: str, **values: str) -> Response:
+    """Press **Execute**, with all that the page has filled in and with these values."""
+    call = open_call(page, operation_id)
+    for name, value in values.items():
+        row = f"[data-param-name='{name}'], [data-property-name='{name}']"
+        call.locator(row).locator("input").fill(value)
+    with page.expect_response(lambda answer: answer.request.resource_type == "fetch") as answer:
+        call.locator(".btn.execute").click()
+    call.locator(".live-responses-table").wait_for()
+    call.locator(".opblock-summary-control").click()  # the page is slow with many open calls
+    return answer.value
+
+
+def authorize(page: Page, username: str, password: str) -> None:
+    page.locator(".auth-wrapper .btn.authorize").click()
+    dialog = page.locator(".modal-ux")
+    dialog.locator("#oauth_username").fill(username)
+    dialog.locator("#oauth_password").fill(password)
+    with page.expect_response("**/token") as answer:
+        dialog.locator(".btn.authorize").click()
+    assert answer.value.status == 200
+    dialog.locator(".btn-done").click()
+
+
+def sign_out(page: Page) -> None:
+    page.locator(".auth-wrapper .btn.authorize").click()
+    page.locator(".modal-ux").get_by_text("Logout").click()
+    page.locator(".modal-ux .btn-done").click()
+
+
+def test_a_task_is_created_and_read_without_internet(server: ApiServer, page: Page) -> None:
+    open_docs(page, server.url)
+
+    created = execute(page, "create_task")
+    read = execute(page, "read_task", task_id=str(created.json()["id"]))
+
+    assert (created.status, read.status) == (201, 200)
+    assert read.json() == created.json()
+
+
+def test_the_page_begins_with_tasks_and_what_to_call_first(
+    server: ApiServer, page: Page, tmp_path: Path
+) -> None:
+    open_docs(page, server.url)
+
+    tags = page.locator(".opblock-tag-section")
+    assert [tag.get_attribute("data-tag") for tag in tags.locator("h3").all()] == [
+        "tasks",
+        "users",
+        "service",
+    ]
+    first = page.locator(".opblock").first
+    assert first.locator(".opblock-summary-path").inner_text() == "/tasks"
+    assert first.locator(".opblock-summary-method").inner_text() == "POST"
+    # To renew the picture in the README, delete it and run this test.
+    picture = tmp_path / "page.png" if PICTURE.exists() else PICTURE
+    open_call(page, "create_task")
+    page.screenshot(path=picture)
+
+
+def test_the_page_works_behind_a_path_prefix(
+    empty_database: str, page: Page, tmp_path: Path
+) -> None:
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    with ApiServer(tmp_path, empty_database, "--root-path", "/api") as server:
+        # As a proxy does, take the prefix off.
+        page.route(
+            f"{server.url}/api/**",
+            lambda route: route.continue_(url=route.request.url.replace("/api/", "/", 1)),
+        )
+        open_docs(page, f"{server.url}/api")
+        created = execute(page, "create_task")
+
+    assert created.status == 201
+    assert [url for url in asked if not url.startswith((f"{server.url}/api/", "data:"))] == []
+    assert f"{server.url}/api/tasks" in asked
+
+
+# The calls, with the values that the page cannot know. Each finds what those before have created.
+CALLS: dict[str, dict[str, str]] = {
+    "create_user": {},
+    "create_task": {},
+    "create_tasks": {},
+    "read_task": {"task_id": "1"},
+    "read_tasks": {},
+    "read_tasks_by_status": {},
+    "read_recent_tasks": {},
+    "read_stats": {},
+    "put_task": {"task_id": "1"},
+    "update_task": {"task_id": "1"},
+    "update_tasks": {},
+    "transfer_task": {"task_id": "1"},
+    "read_transfers": {"task_id": "1"},
+    "delete_task": {"task_id": "1"},
+    "restore_task": {"task_id": "1"},
+    "read_users": {},
+    "read_user": {"user_id": "1"},
+    "read_tasks_of_user": {"user_id": "1"},
+    "update_user": {"user_id": "1"},
+    "health": {},
+    "ready": {},
+}
+
+
+def assert_every_call_succeeds(page: Page, calls: dict[str, dict[str, str]]) -> None:
+    answers = {name: execute(page, name, **values) for name, values in calls.items()}
+    assert [name for name, answer in answers.items() if not answer.ok] == []
+    assert len(answers) == page.locator(".opblock").count()
+
+
+def test_every_call_succeeds_with_what_is_filled_in(
+    empty_database: str, page: Page, tmp_path: Path
+) -> None:
+    with ApiServer(tmp_path, empty_database) as server:
+        open_docs(page, server.url)
+        # Without sign-in there is nobody to sign in.
+        page.locator(".opblock[id$='-create_token'], .opblock[id$='-read_member']").evaluate_all(
+            "calls => calls.forEach(call => call.remove())"
+        )
+        assert_every_call_succeeds(page, CALLS | {"delete_user": {"user_id": "1"}})
+
+
+def test_every_call_of_an_administrator_succeeds_with_what_is_filled_in(
+    empty_database: str, page: Page, tmp_path: Path
+) -> None:
+    with ApiServer(tmp_path, empty_database, SECRET_KEY=SECRET_KEY) as server:
+        password_hash = hasher.hash(PASSWORD)
+        insert_user(connect(empty_database), "ada", is_admin=True, password_hash=password_hash)
+        open_docs(page, server.url)
+        authorize(page, "ada", PASSWORD)
+        of_a_team = {
+            "create_token": {"username": "ada", "password": PASSWORD},
+            "read_member": {},
+            "delete_user": {"user_id": "2"},
+        }
+        assert_every_call_succeeds(page, CALLS | of_a_team)
+
+
+def test_a_member_stays_signed_in_until_signing_out(team: ApiServer, page: Page) -> None:
+    open_docs(page, team.url)
+    assert execute(page, "read_member").status == 401
+
+    authorize(page, "ada", PASSWORD)
+    assert execute(page, "read_member").json()["username"] == "ada"
+    page.reload()
+    assert execute(page, "read_member").json()["username"] == "ada"
+
+    sign_out(page)
+    assert execute(page, "read_member").status == 401
+
+
+# Ask the API as the page of a website does, and return what the browser lets it see.
+ASK = """
+async ([url, method, headers, body]) => {
+    const answer = await fetch(url, {method, headers, body});
+    return {
+        status: answer.status,
+        headers: Object.fromEntries(answer.headers),
+        body: await answer.text(),
+    };
+}
+"""
+# An app with a bug.
+APP = """
+from main import app
+
+@app.get("/bug")
+def bug() -> None:
+    raise RuntimeError("a bug")
+"""
+
+
+@pytest.fixture
+def website(context: BrowserContext, server: ApiServer) -> Page:
+    """A page of another origin, here of another port."""
+    page = context.new_page()
+    page.goto(f"{server.url}/health")
+    return page
+
+
+def serve_website(website: Page, folder: Path, database_url: str, **settings: str) -> ApiServer:
+    """Start an API for two websites, of which this is one."""
+    (folder / "app.py").write_text(APP)
+    origins = f"https://app.example, {website.url.removesuffix('/health')}"
+    settings |= {"CORS_ORIGINS": origins, "PYTHONPATH": str(ROOT)}
+    return ApiServer(folder, database_url, app="app:app", app_dir=folder, **settings)
+
+
+def ask(
+    website: Page, url: str, method: str = "GET", body: str | None = None, **headers: str
+) -> dict[str, Any]:
+    sent = {name.replace("_", "-"): value for name, value in headers.items()}
+    answer: dict[str, Any] = website.evaluate(ASK, [url, method, sent, body])
+    return answer
+
+
+def test_a_website_that_is_named_may_make_every_call(
+    empty_database: str, website: Page, tmp_path: Path
+) -> None:
+    json = {"Content_Type": "application/json"}
+    with serve_website(website, tmp_path, empty_database) as server:
+        tasks = f"{server.url}/tasks"
+        first, again = (
+            ask(website, tasks, "POST", '{"title": "A"}', Idempotency_Key="1", **json)
+            for _ in range(2)
+        )
+        task = server.url + first["headers"]["location"]
+        read = ask(website, task, If_None_Match=first["headers"]["etag"])
+        changed = ask(website, task, "PATCH", "{}", If_Match=first["headers"]["etag"], **json)
+        put = ask(website, task, "PUT", '{"title": "B"}', **json)
+        ask(website, tasks, "POST", '{"title": "C"}', **json)
+        page = ask(website, f"{tasks}?limit=1&count=true")
+        deleted = ask(website, task, "DELETE")
+
+    assert first["body"] == again["body"]
+    assert [answer["status"] for answer in (first, read, changed, put, deleted)] == [
+        201,
+        304,
+        200,
+        200,
+        200,
+    ]
+    assert page["headers"]["x-total-count"] == "2"
+    assert 'rel="next"' in page["headers"]["link"]
+
+
+def test_a_website_sees_what_went_wrong(empty_database: str, website: Page, tmp_path: Path) -> None:
+    with serve_website(website, tmp_path, empty_database) as server:
+        with connect(empty_database).begin() as connection:
+            connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
+        invalid = ask(website, f"{server.url}/tasks?limit=0")
+        unavailable = ask(website, f"{server.url}/ready")
+        bug = ask(website, f"{server.url}/bug")
+
+    assert invalid["status"] == 422
+    assert '"limit"' in invalid["body"]
+    assert (unavailable["status"], unavailable["headers"]["retry-after"]) == (503, "5")
+    assert bug["status"] == 500
+    assert "RuntimeError: a bug" in server.log.read_text()
+
+
+def test_a_website_signs_in(empty_database: str, website: Page, tmp_path: Path) -> None:
+    with serve_website(website, tmp_path, empty_database, SECRET_KEY=SECRET_KEY) as server:
+        password_hash = hasher.hash(PASSWORD)
+        insert_user(connect(empty_database), "ada", password_hash=password_hash)
+        refused = ask(website, f"{server.url}/tasks")
+        form = {"Content_Type": "application/x-www-form-urlencoded"}
+        token = ask(
+            website, f"{server.url}/token", "POST", f"username=ada&password={PASSWORD}", **form
+        )
+        authorization = f"Bearer {loads(token['body'])['access_token']}"
+        read = ask(website, f"{server.url}/tasks", Authorization=authorization)
+
+    assert (refused["status"], refused["headers"]["www-authenticate"]) == (401, "Bearer")
+    assert (read["status"], read["body"]) == (200, "[]")
+
+
+@pytest.mark.parametrize("origins", ["", "https://app.example", "http://127.0.0.1"])
+def test_other_websites_see_nothing_and_change_nothing(
+    empty_database: str, website: Page, tmp_path: Path, origins: str
+) -> None:
+    with ApiServer(tmp_path, empty_database, CORS_ORIGINS=origins) as server:
+        for method, body in (("GET", None), ("POST", '{"title": "A"}')):
+            with pytest.raises(Error, match="Failed to fetch"):
+                ask(website, f"{server.url}/tasks", method, body, Content_Type="application/json")
+        with server.client() as client:
+            assert client.get("/tasks").json() == []

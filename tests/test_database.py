@@ -367,9 +367,12 @@ def test_a_server_is_ready_while_the_schema_is_current(empty_database: str, tmp_
         assert_unavailable(answer)
         assert "alembic upgrade head" in answer.json()["detail"]
         assert client.get("/health").json() == {"status": "ok"}
+        assert client.head("/ready").status_code == 503
+        assert client.head("/health").status_code == 200
 
         alembic(empty_database, "upgrade", "head")
         assert client.get("/ready").json() == {"status": "ready"}
+        assert client.head("/ready").status_code == 200
 
         with connect(empty_database).begin() as connection:
             connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
@@ -483,6 +486,31 @@ def test_a_secret_of_32_characters_is_enough() -> None:
     assert Settings(_env_file=None, secret_key=SecretStr("x" * 32)).secret_key
 
 
+@pytest.mark.parametrize(
+    "origin",
+    [
+        *("*", "null", "app.example", "https://app.example/", "https://app.example/page"),
+        *("https://App.example", "https://app.example:443", "https://user@app.example"),
+        *(
+            "https://app.example https://other.example",
+            "ftp://app.example",
+            "https://ümlaut.example",
+        ),
+    ],
+)
+def test_what_no_browser_sends_as_an_origin_is_refused_by_a_sentence(origin: str) -> None:
+    sentence = "CORS_ORIGINS must be origins as browsers send them, as in https://example.com"
+    assert_refused("CORS_ORIGINS", origin, sentence)
+    assert_refused("CORS_ORIGINS", f"https://good.example,{origin}", sentence)
+
+
+def test_several_origins_have_commas_between_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CORS_ORIGINS", "https://app.example, http://localhost:5173,http://[::1]")
+
+    origins = ["https://app.example", "http://localhost:5173", "http://[::1]"]
+    assert Settings(_env_file=None).cors_origins == origins
+
+
 @pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=pytest.mark.slow)])
 def test_wrong_settings_end_the_start_with_a_sentence_for_each(
     tmp_path: Path, workers: str
@@ -513,6 +541,7 @@ def test_without_settings_the_defaults_are_those_of_the_example() -> None:
     assert defaults == Settings(_env_file=ROOT / ".env.example")
     assert defaults.database_url.get_secret_value() == "sqlite:///tasks.db"
     assert (defaults.database_pool_size, defaults.database_max_overflow) == (20, 0)
+    assert defaults.cors_origins == []
 
 
 @pytest.mark.slow

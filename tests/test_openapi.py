@@ -1,13 +1,19 @@
 """What a client may rely on in the OpenAPI document, from which clients are generated."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
-from servers import ROOT, ApiServer
+from calls import PASSWORD, SECRET_KEY, insert_user, sign_in
+from servers import ROOT, ApiServer, connect
+
+from queries import TaskSort
+from sign_in import hasher
 
 
 def assert_generated_requests_find_no_failure(
@@ -131,3 +137,93 @@ def test_the_first_page_leads_to_the_documentation(client: httpx2.Client) -> Non
     assert answer.status_code == 200
     assert answer.url.path == "/docs"
     assert "swagger-ui" in answer.text
+
+
+def test_the_documentation_loads_nothing_from_elsewhere(client: httpx2.Client) -> None:
+    page = client.get("/docs")
+
+    assert "//" not in page.text.replace("<!-- `", "")
+    policy = page.headers["Content-Security-Policy"]
+    assert policy.startswith("default-src 'none'; script-src 'self' 'sha256-")
+    assert "unsafe" not in policy
+    for file in re.findall(r'(?:href|src)="(.*?)"', page.text):
+        assert client.get(f"/{file}").status_code == 200
+
+
+def test_the_version_is_the_newest_of_the_changelog(client: httpx2.Client) -> None:
+    changelog = (ROOT / "docs/changelog.md").read_text()
+
+    version = client.get("/openapi.json").json()["info"]["version"]
+
+    assert re.findall(r"^## \[(.*?)\]", changelog, re.MULTILINE)[0] == version
+
+
+def test_each_call_has_a_short_name_of_its_own(client: httpx2.Client) -> None:
+    paths = client.get("/openapi.json").json()["paths"].values()
+    names = [operation["operationId"] for methods in paths for operation in methods.values()]
+
+    assert len(names) == len(set(names))
+    assert {"create_task", "put_task", "update_task", "read_member", "health"} < set(names)
+    assert [name for name in names if not re.fullmatch("[a-z]+(_[a-z]+){0,3}", name)] == []
+
+
+def test_the_sort_of_every_list_is_one_enum_with_names(client: httpx2.Client) -> None:
+    document = client.get("/openapi.json").json()
+
+    sorts = {
+        parameter["schema"]["$ref"]
+        for methods in document["paths"].values()
+        for operation in methods.values()
+        for parameter in operation.get("parameters", ())
+        if parameter["name"] == "sort"
+    }
+    assert sorts == {"#/components/schemas/TaskSort"}
+    enum = document["components"]["schemas"]["TaskSort"]
+    assert dict(zip(enum["x-enum-varnames"], enum["enum"], strict=True)) == {
+        sort.name: sort.value for sort in TaskSort
+    }
+
+
+def example(schema: dict[str, Any], schemas: dict[str, Any]) -> Any:  # noqa: ANN401
+    """Return the example that a schema has, or is made of."""
+    if name := schema.get("$ref"):
+        schema = schemas[name.rpartition("/")[2]]
+    if "examples" in schema:
+        return schema["examples"][0]
+    if schema["type"] == "array":
+        return [example(schema["items"], schemas)]
+    return {name: example(field, schemas) for name, field in schema["properties"].items()}
+
+
+def send_examples(client: httpx2.Client) -> None:
+    """Send the example of each call that has a body, first those that create something."""
+    document = client.get("/openapi.json").json()
+    bodies = {
+        (method, path): operation["requestBody"]["content"]["application/json"]
+        for path, methods in document["paths"].items()
+        for method, operation in methods.items()
+        if "requestBody" in operation and path != "/token"
+    }
+    assert len(bodies) == 8
+    creating = [("post", "/tasks"), ("post", "/tasks/bulk"), ("post", "/users")]
+    for method, path in [*creating, *(bodies.keys() - creating)]:
+        examples = bodies[method, path].get("examples", {}).values()
+        body = next((each["value"] for each in examples), None)
+        body = body or example(bodies[method, path]["schema"], document["components"]["schemas"])
+        answer = client.request(method, path.format(task_id=1, user_id=1), json=body)
+        assert answer.is_success, (method, path, body, answer.text)
+
+
+@pytest.mark.slow
+def test_the_examples_may_be_sent(empty_database: str, tmp_path: Path) -> None:
+    with ApiServer(tmp_path, empty_database) as server, server.client() as client:
+        send_examples(client)
+
+
+@pytest.mark.slow
+def test_the_examples_may_be_sent_by_an_administrator(empty_database: str, tmp_path: Path) -> None:
+    with ApiServer(tmp_path, empty_database, SECRET_KEY=SECRET_KEY) as server:
+        password_hash = hasher.hash(PASSWORD)
+        insert_user(connect(empty_database), "ada", is_admin=True, password_hash=password_hash)
+        with sign_in(server, "ada") as client:
+            send_examples(client)

@@ -527,9 +527,9 @@ def insert_once(
     session.add(row)
     try:
         session.flush()  # which waits if another request is inserting this key
-    except IntegrityError:
+    except IntegrityError as error:
         session.rollback()  # `row` keeps its values, since it was not stored
-        return find_created(session, row)
+        return find_created(session, row, error)
     tasks = insert_tasks(session, task_creates, current_user)
     row.task_ids = [task.id for task in tasks]
     return tasks
@@ -547,16 +547,19 @@ def delete_expired_keys(session: Session) -> None:
     session.exec(delete(IdempotencyKey).where(col(IdempotencyKey.id).in_(oldest)))
 
 
-def find_created(session: Session, repeated: IdempotencyKey) -> list[Task]:
+def find_created(session: Session, repeated: IdempotencyKey, error: IntegrityError) -> list[Task]:
     """Return the tasks that an earlier request with this key has created.
 
-    Raise 422 if that had another body, and 409 if a task of it was deleted for good.
+    Raise 422 if that had another body, and 409 if a task of it was deleted for good. If there was
+    none, raise the error again.
     """
     same_key = (
         col(IdempotencyKey.user_id) == repeated.user_id,
         col(IdempotencyKey.key) == repeated.key,
     )
-    earlier = session.exec(select(IdempotencyKey).where(*same_key)).one()
+    earlier = session.exec(select(IdempotencyKey).where(*same_key)).one_or_none()
+    if earlier is None:
+        raise error  # another error would bring its values into the log
     if earlier.request_hash not in (None, repeated.request_hash):
         problem = {
             "type": "idempotency_key_reused",

@@ -5,6 +5,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from traceback import format_tb
 from typing import Annotated, Any, Generic, TypeVar, get_args
 
+from alembic.util import CommandError
 from fastapi import Header, HTTPException, Request, Response
 from fastapi.dependencies.utils import get_flat_params
 from fastapi.exception_handlers import http_exception_handler
@@ -239,7 +240,7 @@ async def schema_may_be_the_cause(error: DBAPIError) -> bool:
         return False
     try:
         return not await run_in_slot(schema_is_current)
-    except (DBAPIError, PoolTimeoutError):
+    except (CommandError, DBAPIError, PoolTimeoutError):  # the first: it has several versions
         return False
 
 

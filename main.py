@@ -55,6 +55,7 @@ from queries import (
     overdue,
 )
 from responses import (
+    ALWAYS,
     BAD_BODY,
     ETAG_HEADER,
     EXCEPTION_HANDLERS,
@@ -63,7 +64,6 @@ from responses import (
     OK_WITH_ETAG,
     OK_WITH_LINK,
     RETRY_AFTER,
-    UNAVAILABLE,
     IfMatch,
     IfNoneMatch,
     PublicResponse,
@@ -130,7 +130,7 @@ app = FastAPI(
     middleware=MIDDLEWARE,
     exception_handlers=EXCEPTION_HANDLERS,
     dependencies=[Depends(forbid_unknown_parameters)],
-    responses=UNAVAILABLE,
+    responses=ALWAYS,
 )
 
 
@@ -189,7 +189,7 @@ if settings.secret_key:
     # `FastAPI(dependencies=...)` would guard all of them. The first dependency, so that others get
     # 401 for a wrong query parameter too.
     app.router.dependencies.insert(0, Depends(sign_in.get_current_user))
-    app.router.responses = UNAVAILABLE | sign_in.UNAUTHORIZED
+    app.router.responses = ALWAYS | sign_in.UNAUTHORIZED
 
 
 # In a path, `:id` is the `IdConvertor` of `responses.py`.

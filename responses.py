@@ -24,7 +24,7 @@ from starlette.routing import Match
 
 from database import first_line, is_outage, run_in_slot, schema_is_current
 from middleware import MAX_BODY_SIZE
-from models import MAX_INTEGER, ErrorMessage, Task
+from models import MAX_INTEGER, ErrorMessage, Problems, Task
 from queries import (
     PageQuery,
     Table,
@@ -169,7 +169,7 @@ class IdConvertor(IntegerConvertor):
 register_url_convertor("id", IdConvertor())
 
 
-# These, up to `UNAVAILABLE`, only document responses and headers; nothing of it is sent.
+# These, up to `ALWAYS`, only document responses and headers; nothing of it is sent.
 Responses = dict[int | str, dict[str, Any]]
 
 
@@ -203,6 +203,8 @@ BAD_BODY = document_error(400, "The body cannot be decoded, or nests too deep")
 BAD_BODY |= document_error(413, f"The body is over {MAX_BODY_SIZE} bytes")
 UNAVAILABLE = document_error(503, "The database is not available, or too many requests wait")
 UNAVAILABLE[503]["headers"] = {"Retry-After": document_header("In seconds", "integer")}
+# What every route may answer, also one without parameters: see `forbid_unknown_parameters`.
+ALWAYS = UNAVAILABLE | document_error(422, "Values in the request are wrong", Problems)
 
 
 async def respond_invalid(_request: Request, error: RequestValidationError) -> JSONResponse:

@@ -1,0 +1,159 @@
+"""The page about clients holds: they are generated from the document, and do what it says."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from calls import PASSWORD
+from servers import ROOT, ApiServer
+from test_readme import blocks
+
+PAGE = (ROOT / "docs/clients.md").read_text()
+FILES = ROOT / "tests/clients"
+# So that npm and the linters ask and print only what the tests are about.
+QUIET = {
+    "npm_config_audit": "false",
+    "npm_config_fund": "false",
+    "npm_config_ignore_scripts": "true",
+    "npm_config_loglevel": "error",
+    "npm_config_package_lock": "false",
+    "REDOCLY_SUPPRESS_UPDATE_NOTICE": "true",
+    "REDOCLY_TELEMETRY": "off",
+}
+
+pytestmark = pytest.mark.slow
+
+
+def start(folder: Path, commands: str, *programs: Path) -> subprocess.CompletedProcess[str]:
+    """Run the commands in the folder, where the shell finds these programs first."""
+    path = os.pathsep.join([*map(str, programs), os.environ["PATH"]])
+    return subprocess.run(
+        ["sh", "-ec", commands],  # noqa: S607
+        cwd=folder,
+        env=os.environ | QUIET | {"PATH": path},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+
+
+def run(folder: Path, commands: str, *programs: Path) -> str:
+    """Run the commands, which have to succeed, and return all that they print."""
+    done = start(folder, commands, *programs)
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def for_server(text: str, server: ApiServer) -> str:
+    """Return commands or code of the page for this server and its user."""
+    return text.replace("http://localhost:8000", server.url).replace("engine-of-1843", PASSWORD)
+
+
+@pytest.fixture(scope="session")
+def python_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the generator for Python, in an environment of its own."""
+    folder = tmp_path_factory.mktemp("python")
+    install, _ = blocks("sh", "Python", PAGE)
+    run(folder, install, Path(sys.executable).parent)
+    shutil.copy(FILES / "round_trip.py", folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def npm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the generator for TypeScript and with the linters."""
+    if shutil.which("npm") is None:
+        pytest.skip("npm is not there, which installs the generator for TypeScript and the linters")
+    folder = tmp_path_factory.mktemp("npm")
+    shutil.copy(FILES / "package.json", folder)
+    shutil.copy(FILES / "round_trip.ts", folder)
+    install, _ = blocks("sh", "TypeScript", PAGE)
+    run(folder, install)
+    return folder
+
+
+def generate_python(folder: Path, server: ApiServer) -> None:
+    """Generate the client without a warning, and check the types of it and of its use."""
+    _, generate = blocks("sh", "Python", PAGE)
+    [use] = blocks("python", "Python", PAGE)
+    (folder / "use.py").write_text(for_server(use, server))
+    programs = folder / ".venv-client/bin"
+
+    printed = run(folder, for_server(generate, server), programs)
+
+    assert printed == "Generating task_api\n"
+    mypy = f"{sys.executable} -m mypy --strict --python-executable {programs}/python"
+    run(folder, f"{mypy} task_api round_trip.py use.py")
+
+
+def generate_typescript(folder: Path, server: ApiServer) -> None:
+    """Do the same for TypeScript, and compile it for Node."""
+    _, generate = blocks("sh", "TypeScript", PAGE)
+    [use] = blocks("ts", "TypeScript", PAGE)
+    (folder / "use.ts").write_text(for_server(use, server))
+
+    printed = run(folder, for_server(generate, server))
+
+    assert [line[0] for line in printed.splitlines()] == ["✨", "🚀"], printed
+    options = "--strict --noUncheckedIndexedAccess --target es2022 --module nodenext"
+    run(folder, f"npx tsc {options} round_trip.ts use.ts")
+
+
+@pytest.mark.usefixtures("client")
+def test_a_python_client_makes_a_round_trip(python_folder: Path, server: ApiServer) -> None:
+    generate_python(python_folder, server)
+
+    run(python_folder, f".venv-client/bin/python round_trip.py {server.url}")
+
+
+def test_a_python_client_signs_in(python_folder: Path, team: ApiServer) -> None:
+    generate_python(python_folder, team)
+
+    run(python_folder, f".venv-client/bin/python round_trip.py {team.url} ada '{PASSWORD}'")
+    printed = run(python_folder, ".venv-client/bin/python use.py")
+
+    assert printed.splitlines() == ["Write the report", "Task 4", "Task 3", "Write the report"]
+
+
+@pytest.mark.usefixtures("client")
+def test_a_typescript_client_makes_a_round_trip(npm_folder: Path, server: ApiServer) -> None:
+    generate_typescript(npm_folder, server)
+
+    run(npm_folder, f"node round_trip.js {server.url}")
+
+
+def test_a_typescript_client_signs_in(npm_folder: Path, team: ApiServer) -> None:
+    generate_typescript(npm_folder, team)
+
+    run(npm_folder, f"node round_trip.js {team.url} ada '{PASSWORD}'")
+    printed = run(npm_folder, "node use.js")
+
+    assert printed.splitlines() == ["Write the report", "Task 4", "Task 3", "Write the report"]
+
+
+def lint(folder: Path, server: ApiServer) -> tuple[set[str], set[str]]:
+    """Return the rules by which Spectral finds anything, and Redocly an error."""
+    (folder / "spectral.json").write_text('{"extends": ["spectral:oas"]}')
+    document = f"{server.url}/openapi.json"
+    spectral = start(folder, f"npx spectral lint {document} -r spectral.json --format json --quiet")
+    redocly = start(folder, f"npx redocly lint {document} --format json 2>/dev/null")
+    problems = json.loads(redocly.stdout)["problems"]
+    return (
+        {result["code"] for result in json.loads(spectral.stdout)},
+        {problem["ruleId"] for problem in problems if problem["severity"] == "error"},
+    )
+
+
+def test_linters_find_only_that_the_open_api_names_no_security(
+    npm_folder: Path, server: ApiServer
+) -> None:
+    assert lint(npm_folder, server) == ({"info-contact"}, {"security-defined"})
+
+
+def test_linters_find_no_error_in_the_document_of_a_team(npm_folder: Path, team: ApiServer) -> None:
+    assert lint(npm_folder, team) == ({"info-contact"}, set())

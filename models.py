@@ -423,6 +423,8 @@ class SignIn(SQLModel):
 class Token(SQLModel):
     """What a client gets when it has signed in (RFC 6749, 5.1)."""
 
+    model_config = {"json_schema_serialization_defaults_required": True}
+
     access_token: str
     token_type: str = "bearer"  # noqa: S105  # no secret: it says how to send the token
     expires_in: int = Field(description="Seconds")

@@ -28,11 +28,11 @@ QUIET = {
 pytestmark = pytest.mark.slow
 
 
-def start(folder: Path, commands: str, *programs: Path) -> subprocess.CompletedProcess[str]:
-    """Run the commands in the folder, where the shell finds these programs first."""
+def start(folder: Path, command: str, *programs: Path) -> subprocess.CompletedProcess[str]:
+    """Run a command in the folder, where the shell finds these programs first."""
     path = os.pathsep.join([*map(str, programs), os.environ["PATH"]])
     return subprocess.run(
-        ["sh", "-ec", commands],  # noqa: S607
+        ["sh", "-ec", command],  # noqa: S607
         cwd=folder,
         env=os.environ | QUIET | {"PATH": path},
         stdout=subprocess.PIPE,
@@ -42,11 +42,18 @@ def start(folder: Path, commands: str, *programs: Path) -> subprocess.CompletedP
     )
 
 
-def run(folder: Path, commands: str, *programs: Path) -> str:
-    """Run the commands, which have to succeed, and return all that they print."""
-    done = start(folder, commands, *programs)
+def run(folder: Path, command: str, *programs: Path) -> str:
+    """Run a command, which has to succeed, and return all that it prints."""
+    done = start(folder, command, *programs)
     assert done.returncode == 0, done.stdout
     return done.stdout
+
+
+def commands(language: str) -> tuple[str, str]:
+    """Return what the page has to install a generator, and to run it."""
+    [block] = blocks("sh", language, PAGE)
+    install, generate = block.split("\n\n")
+    return install, generate
 
 
 def for_server(text: str, server: ApiServer) -> str:
@@ -58,7 +65,7 @@ def for_server(text: str, server: ApiServer) -> str:
 def python_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the generator for Python, in an environment of its own."""
     folder = tmp_path_factory.mktemp("python")
-    install, _ = blocks("sh", "Python", PAGE)
+    install, _ = commands("Python")
     run(folder, install, Path(sys.executable).parent)
     shutil.copy(FILES / "round_trip.py", folder)
     return folder
@@ -72,14 +79,14 @@ def npm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("npm")
     shutil.copy(FILES / "package.json", folder)
     shutil.copy(FILES / "round_trip.ts", folder)
-    install, _ = blocks("sh", "TypeScript", PAGE)
+    install, _ = commands("TypeScript")
     run(folder, install)
     return folder
 
 
 def generate_python(folder: Path, server: ApiServer) -> None:
     """Generate the client without a warning, and check the types of it and of its use."""
-    _, generate = blocks("sh", "Python", PAGE)
+    _, generate = commands("Python")
     [use] = blocks("python", "Python", PAGE)
     (folder / "use.py").write_text(for_server(use, server))
     programs = folder / ".venv-client/bin"
@@ -93,7 +100,7 @@ def generate_python(folder: Path, server: ApiServer) -> None:
 
 def generate_typescript(folder: Path, server: ApiServer) -> None:
     """Do the same for TypeScript, and compile it for Node."""
-    _, generate = blocks("sh", "TypeScript", PAGE)
+    _, generate = commands("TypeScript")
     [use] = blocks("ts", "TypeScript", PAGE)
     (folder / "use.ts").write_text(for_server(use, server))
 

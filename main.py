@@ -201,8 +201,11 @@ KeyHeader = Annotated[
 CREATED: Responses = {201: {"headers": LOCATION_HEADER | ETAG_HEADER}}
 IS_DELETED = "A task that was created with this key has been deleted for good"
 DELETED = document_error(409, IS_DELETED)
-NOT_MODIFIED: Responses = {304: {"description": "The task still has this version"}}
+NOT_MODIFIED: Responses = {
+    304: {"description": "The task still has this version", "headers": ETAG_HEADER}
+}
 OTHER_VERSION = document_error(412, "The task has another version")
+OTHER_VERSION[412]["headers"] = ETAG_HEADER
 
 
 @app.post("/tasks", tags=["tasks"], status_code=201, responses=CREATED | DELETED | BAD_BODY)

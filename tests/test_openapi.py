@@ -109,6 +109,8 @@ def test_all_that_a_call_may_answer_is_documented_with_its_model(
         ("post", "/users", "201", {"Location"}),
         ("get", "/users", "200", {"Link", "X-Total-Count"}),
         ("get", "/tasks/{task_id}", "200", {"ETag"}),
+        ("get", "/tasks/{task_id}", "304", {"ETag"}),
+        ("patch", "/tasks/{task_id}", "412", {"ETag"}),
         ("patch", "/tasks/{task_id}", "200", {"ETag"}),
         ("post", "/token", "401", {"WWW-Authenticate"}),
         ("post", "/token", "429", {"Retry-After"}),

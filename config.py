@@ -1,7 +1,6 @@
 """The settings, read from the environment and from the file `.env`."""
 
 import sys
-from typing import Annotated
 
 from psycopg2 import ProgrammingError
 from psycopg2.extensions import make_dsn
@@ -14,7 +13,7 @@ from pydantic import (
     ValidationError,
     field_validator,
 )
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
@@ -42,7 +41,7 @@ def require_known_options(url: URL) -> None:
 
 
 def is_origin(text: str) -> bool:
-    """Return whether this is how a browser names a website (RFC 6454, 6.2)."""
+    """Return whether a browser may send this as the origin of a page (RFC 6454, 6.2)."""
     try:
         return str(HttpUrl(text)) == f"{text}/" and "@" not in text
     except ValidationError:
@@ -74,8 +73,8 @@ class Settings(BaseSettings):
     secret_key: SecretStr | None = None
     # Minutes until a token expires.
     token_lifetime: int = Field(default=60, ge=1, le=366 * 24 * 60)
-    # The websites whose pages may call the API from a browser, separated by commas.
-    cors_origins: Annotated[list[str], NoDecode] = Field(default=[], validate_default=False)
+    # The other origins whose pages may call the API, with commas between them.
+    cors_origins: str = ""
 
     @field_validator("database_url")
     @classmethod
@@ -106,14 +105,16 @@ class Settings(BaseSettings):
             raise ValueError(f"must have {MIN_SECRET_LENGTH} characters or more")
         return secret_key
 
-    @field_validator("cors_origins", mode="before")
+    @field_validator("cors_origins")
     @classmethod
-    def split_origins(cls, text: str) -> list[str]:
-        """Return the origins; refuse one that no browser would send."""
-        origins = [origin.strip() for origin in text.split(",") if origin.strip()]
-        if not all(is_origin(origin) for origin in origins):
-            raise ValueError("must be origins as browsers send them, as in https://example.com")
-        return origins
+    def require_origins(cls, cors_origins: str) -> str:
+        """Return the origins without blanks; refuse one that no browser would send."""
+        origins = [origin.strip() for origin in cors_origins.split(",")]
+        if cors_origins and not all(is_origin(origin) for origin in origins):
+            raise ValueError(
+                "must be like https://example.com, without a path, and with commas between"
+            )
+        return ",".join(origins)
 
 
 def read_settings() -> Settings:

@@ -2,8 +2,6 @@
 
 import gc
 import logging
-import re
-from base64 import b64encode
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
@@ -13,15 +11,14 @@ from typing import Annotated, Any
 
 from fastapi import Body, Depends, FastAPI, Header, HTTPException, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.responses import HTMLResponse, RedirectResponse
-from fastapi.staticfiles import StaticFiles
+from fastapi.responses import RedirectResponse
 from pydantic_core import to_json
 from sqlalchemy import Row, inspect
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm.attributes import flag_modified
 from sqlmodel import Session, col, delete, func, select
 
+import docs_page
 import sign_in
 import users
 from config import settings
@@ -99,20 +96,20 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
 
 
 DESCRIPTION = """\
-Start with `POST /tasks` below: open it and press **Execute**. `GET /tasks` then lists the task.
+Press **Authorize** first, if it is there, to sign in; only name and password are needed.
+Then start with `POST /tasks`: open it and press **Execute**. `GET /tasks` lists the task.
 
-- **Sign in:** if there is a button **Authorize**, press it first, and type your name and password.
 - **Filters:** `GET /tasks?status=pending&q=report&sort=-priority`. A task has to match all of them.
 - **Pages:** a list has at most 100 tasks. If more follow, the header `Link` has the next URL.
 - **Changes:** `PATCH` changes only what is sent. `DELETE` moves a task to the trash.
-- **Versions:** each change makes a new `version`, which is the `ETag`. Send that as `If-Match`, and
-  the task is changed only if nobody else has changed it.
+- **Versions:** each change of a task adds one to its `version`. With the header `If-Match: "3"`, it
+  is changed only if its version is 3, so if nobody else has changed it.
 - **Retries:** with an `Idempotency-Key`, a request may be sent again and creates nothing twice.
 - **Errors:** `detail` says what is wrong. After 429 and 503, wait as `Retry-After` says.
 """
 TAGS = [
     {"name": "tasks", "description": "Create, find, change and delete tasks, also many at once"},
-    {"name": "users", "description": "Sign in, and manage who may do so and own tasks"},
+    {"name": "users", "description": "Sign in, and manage the users"},
     {"name": "service", "description": "For monitors: whether the API works"},
 ]
 
@@ -121,9 +118,10 @@ app = FastAPI(
     version="1.0.0",
     description=DESCRIPTION,
     openapi_tags=TAGS,
-    servers=[{"url": "/"}],
+    servers=[{"url": "."}],  # where the document is, so that a path prefix needs no setting
+    root_path_in_servers=False,
     license_info={"name": "MIT", "identifier": "MIT"},
-    docs_url=None,  # see `read_docs`
+    docs_url=None,  # see `docs_page.py`
     redoc_url=None,
     generate_unique_id_function=attrgetter("name"),
     lifespan=lifespan,
@@ -134,36 +132,14 @@ app = FastAPI(
 )
 
 
-@app.get("/", include_in_schema=False)
-async def redirect_to_docs() -> RedirectResponse:
+async def redirect_to_docs(_request: Request) -> RedirectResponse:
     """Redirect a browser to the documentation."""
     return RedirectResponse("docs")
 
 
-@app.get("/docs", include_in_schema=False)
-async def read_docs() -> HTMLResponse:
-    """Return the documentation: Swagger UI, whose files come from here too.
-
-    All URLs are relative, so that it works behind a path prefix.
-    """
-    page = get_swagger_ui_html(
-        title=app.title,
-        openapi_url="openapi.json",
-        swagger_js_url="swagger/swagger-ui-bundle.js",
-        swagger_css_url="swagger/swagger-ui.css",
-        swagger_favicon_url="swagger/favicon-32x32.png",
-        swagger_ui_parameters={"persistAuthorization": True, "tryItOutEnabled": True},
-    )
-    [script] = re.findall(rb"<script>(.*?)</script>", page.body, re.DOTALL)
-    script_hash = b64encode(sha256(script).digest()).decode()
-    page.headers["Content-Security-Policy"] = (
-        f"default-src 'none'; script-src 'self' 'sha256-{script_hash}'; style-src 'self'; "
-        "img-src 'self' data:; connect-src 'self'; base-uri 'none'; frame-ancestors 'none'"
-    )
-    return page
-
-
-app.mount("/swagger", StaticFiles(packages=[("fastapi_swagger", "resources")]))
+app.add_route("/", redirect_to_docs, include_in_schema=False)
+app.add_route("/docs", docs_page.read_docs, include_in_schema=False)
+app.mount("/swagger", docs_page.FILES)
 
 
 @app.head("/health", include_in_schema=False)
@@ -304,7 +280,7 @@ def read_tasks(
 
 @app.get("/tasks/by-status/{status}", tags=["tasks"], responses=OK_WITH_LINK)
 def read_tasks_by_status(
-    status: TaskStatus,
+    status: Annotated[TaskStatus, Path(description="The status of the tasks")],
     query: Annotated[TaskQuery, Query()],
     request: Request,
     session: SessionDep,
@@ -387,10 +363,11 @@ def update_tasks(
     return PublicResponse(list_public(TaskPublic, (task for task, _ in updates)))
 
 
-NOT_THEIRS = document_error(409, "The task belongs to another user")
+IS_NOT_THEIRS = "The task does not belong to `from_user_id`"
+NOT_THEIRS = document_error(409, IS_NOT_THEIRS)
 # With sign-in, who creates a task owns it, so the example of the model does not fit a new one.
 FROM_CREATOR = Body(
-    openapi_examples={"new task": {"value": {"from_user_id": 1, "to_user_id": 2}}}
+    openapi_examples={"from user 1 to user 2": {"value": {"from_user_id": 1, "to_user_id": 2}}}
     if settings.secret_key
     else None
 )
@@ -407,11 +384,14 @@ def transfer_task(
     current_user: CurrentUserDep,
     session: SessionDep,
 ) -> PublicResponse[TaskPublic]:
-    """Give a task that is owned by one user to another, where null is nobody, and record it."""
+    """Give a task that is owned by one user to another, where null is nobody, and record it.
+
+    The user who gets it has to exist.
+    """
     require_users(session, {("body", "to_user_id"): transfer_create.to_user_id})
     task = find_task(session, task_id, for_update=True)
     if task.owner_id != transfer_create.from_user_id:
-        raise HTTPException(409, "The task does not belong to `from_user_id`")
+        raise HTTPException(409, IS_NOT_THEIRS)
     task.change(owner_id=transfer_create.to_user_id)
     record = {"task_id": task_id, "by_user_id": current_user and current_user.id}
     session.add(Transfer.model_validate(transfer_create, update=record))

@@ -12,6 +12,17 @@ from config import settings
 MAX_BODY_SIZE = 1024 * 1024  # bytes
 
 
+def hide_query(app: ASGIApp) -> ASGIApp:
+    """Wrap the app so that OpenTelemetry, if it is on, does not record what clients search for."""
+
+    async def hiding_app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope.get("query_string"):
+            trace.get_current_span().set_attribute("url.query", "REDACTED")
+        await app(scope, receive, send)
+
+    return hiding_app
+
+
 def log_reason(app: ASGIApp) -> ASGIApp:
     """Wrap the app so that a start without a database logs its reason, and no traceback."""
 
@@ -25,17 +36,6 @@ def log_reason(app: ASGIApp) -> ASGIApp:
         await app(scope, receive, send_reason if scope["type"] == "lifespan" else send)
 
     return logging_app
-
-
-def hide_query(app: ASGIApp) -> ASGIApp:
-    """Wrap the app so that OpenTelemetry, if it is on, does not record what clients search for."""
-
-    async def hiding_app(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope.get("query_string"):
-            trace.get_current_span().set_attribute("url.query", "REDACTED")
-        await app(scope, receive, send)
-
-    return hiding_app
 
 
 def limit_receive(receive: Receive, max_size: int) -> Receive:
@@ -65,11 +65,11 @@ def limit_body(app: ASGIApp) -> ASGIApp:
     return limited_app
 
 
-# Lets the pages of other websites call the API (https://fetch.spec.whatwg.org/#http-cors-protocol).
+# Lets pages of other origins call the API (https://fetch.spec.whatwg.org/#http-cors-protocol).
 CORS = [
     Middleware(
         CORSMiddleware,
-        allow_origins=settings.cors_origins,
+        allow_origins=settings.cors_origins.split(","),
         allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
         allow_headers=[
             "Authorization",
@@ -92,8 +92,8 @@ CORS = [
 ]
 
 MIDDLEWARE = [
+    Middleware(hide_query),  # the first, or what fails before it records the query
     Middleware(log_reason),
-    Middleware(hide_query),
     *(CORS if settings.cors_origins else []),
     Middleware(limit_body),
 ]

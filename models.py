@@ -98,6 +98,7 @@ UtcDatetime = Annotated[
             "type": "string",
             "format": "date-time",
             "pattern": r"^(?!0001-01-01.*\+|9999-12-31T.*-)",
+            "examples": ["2027-01-29T17:00:00Z"],
         }
     ),
 ]
@@ -332,7 +333,7 @@ class UserBase(SQLModel):
 
     username: Username
     email: Email
-    full_name: ShortText | None = None
+    full_name: ShortText | None = Field(default=None, schema_extra={"examples": ["Bob Brown"]})
     is_admin: StrictBool = False
 
 
@@ -372,7 +373,7 @@ class UserCreate(UserBase):
 class UserUpdate(SQLModel):
     """What a client sends to change a user. Fields that are not sent stay as they are."""
 
-    model_config = {"json_schema_extra": {"examples": [{"full_name": "Ada Lovelace"}]}}
+    model_config = {"json_schema_extra": {"examples": [{"full_name": "Robert Brown"}]}}
 
     username: Username | MISSING = MISSING
     email: Email | MISSING = MISSING

@@ -141,9 +141,13 @@ class TaskFilter(SQLModel):
 
     model_config = {"frozen": True}
 
-    status: tuple[TaskStatus, ...] = Field(default=(), description="Any of these")
-    priority_min: int | None = Field(default=None, ge=0, le=5, description="At least this")
-    priority_max: int | None = Field(default=None, ge=0, le=5, description="At most this")
+    status: tuple[TaskStatus, ...] = Field(default=(), description="Any of these statuses")
+    priority_min: int | None = Field(
+        default=None, ge=0, le=5, description="A priority of at least this"
+    )
+    priority_max: int | None = Field(
+        default=None, ge=0, le=5, description="A priority of at most this"
+    )
     q: FilterText | None = Field(
         default=None, description="Text in the title or the description, ignoring case"
     )
@@ -157,7 +161,7 @@ class TaskFilter(SQLModel):
         default=None, description="Whether due in the past and not completed"
     )
     owner_id: int | None = Field(
-        default=None, ge=0, le=MAX_INTEGER, description="Owned by this user"
+        default=None, ge=0, le=MAX_INTEGER, description="Owned by the user with this id"
     )
     unowned: bool | None = Field(default=None, description="Whether owned by nobody")
     deleted: bool = Field(default=False, description="Whether in the trash")

@@ -130,10 +130,10 @@ def has_etag(headers: list[str], task: Task | Row[Any]) -> bool:
 # Documented as a string, since clients send the list in one header.
 Etags = Annotated[list[str], WithJsonSchema({"type": "string"})]
 IfMatch = Annotated[
-    Etags | None, Header(description="Change it only if its `ETag` is one of these")
+    Etags | None, Header(description='Do it only if the `ETag` of the task is in this, as in `"3"`')
 ]
 IfNoneMatch = Annotated[
-    Etags | None, Header(description="Send it only if its `ETag` is none of these")
+    Etags | None, Header(description="Send the task only if its `ETag` is not in this")
 ]
 
 
@@ -198,7 +198,7 @@ OK_WITH_LINK: Responses = {
         }
     }
 }
-NOT_FOUND = document_error(404, "There is no such thing")
+NOT_FOUND = document_error(404, "There is no such task or user")
 BAD_BODY = document_error(400, "The body cannot be decoded, or nests too deep")
 BAD_BODY |= document_error(413, f"The body is over {MAX_BODY_SIZE} bytes")
 UNAVAILABLE = document_error(503, "The database is not available, or too many requests wait")
@@ -221,10 +221,9 @@ async def respond_wrong_method(request: Request, _error: HTTPException) -> Respo
         for route in iter_route_contexts(request.app.routes)
         if route.matches(request.scope)[0] is not Match.NONE
     ]
-    methods = sorted({method for route in matching for method in route.methods or ()})
-    return await http_exception_handler(
-        request, HTTPException(405, headers={"Allow": ", ".join(methods)})
-    )
+    methods = {method for route in matching for method in route.methods or ()}
+    allow = ", ".join(sorted(methods)) or "GET, HEAD"  # files are no route with methods
+    return await http_exception_handler(request, HTTPException(405, headers={"Allow": allow}))
 
 
 async def respond_database_error(request: Request, error: DBAPIError) -> JSONResponse:

@@ -27,6 +27,8 @@ from responses import RETRY_AFTER, document_error, document_header
 NEEDS_NO_TOKEN: dict[str, object] = {"security": []}  # as OpenAPI says it
 UNAUTHORIZED = document_error(401, "Nobody is signed in")
 UNAUTHORIZED[401]["headers"] = {"WWW-Authenticate": document_header("`Bearer`")}
+WRONG_SIGN_IN = document_error(401, "The username or the password is wrong")
+WRONG_SIGN_IN[401]["headers"] = UNAUTHORIZED[401]["headers"]
 SIGN_IN_IS_OFF = document_error(404, "`SECRET_KEY` is not set")
 TOO_MANY_GUESSES = document_error(429, "Too many wrong passwords for this name")
 TOO_MANY_GUESSES[429]["headers"] = {"Retry-After": document_header("In seconds", "integer")}
@@ -135,7 +137,7 @@ router = APIRouter(tags=["users"], route_class=FormRoute)
 
 @router.post(
     "/token",
-    responses=UNAUTHORIZED | SIGN_IN_IS_OFF | TOO_MANY_GUESSES | BAD_FORM,
+    responses=WRONG_SIGN_IN | SIGN_IN_IS_OFF | TOO_MANY_GUESSES | BAD_FORM,
     openapi_extra=NEEDS_NO_TOKEN,
 )
 async def create_token(

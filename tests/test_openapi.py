@@ -144,12 +144,14 @@ def test_the_first_page_leads_to_the_documentation(client: httpx2.Client) -> Non
 def test_the_documentation_loads_nothing_from_elsewhere(client: httpx2.Client) -> None:
     page = client.get("/docs")
 
-    assert "//" not in page.text.replace("<!-- `", "")
-    policy = page.headers["Content-Security-Policy"]
-    assert policy.startswith("default-src 'none'; script-src 'self' 'sha256-")
-    assert "unsafe" not in policy
+    assert "://" not in page.text
     for file in re.findall(r'(?:href|src)="(.*?)"', page.text):
         assert client.get(f"/{file}").status_code == 200
+    policy = re.sub("sha256-.{44}", "sha256-…", page.headers["Content-Security-Policy"])
+    assert policy == (
+        "default-src 'none'; script-src 'self' 'sha256-…'; style-src 'self'; img-src 'self' data:; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
 
 
 def test_the_version_is_the_newest_of_the_changelog(client: httpx2.Client) -> None:
@@ -208,7 +210,7 @@ def send_examples(client: httpx2.Client) -> None:
     }
     assert len(bodies) == 8
     creating = [("post", "/tasks"), ("post", "/tasks/bulk"), ("post", "/users")]
-    for method, path in [*creating, *(bodies.keys() - creating)]:
+    for method, path in [*creating, *(call for call in bodies if call not in creating)]:
         examples = bodies[method, path].get("examples", {}).values()
         body = next((each["value"] for each in examples), None)
         body = body or example(bodies[method, path]["schema"], document["components"]["schemas"])

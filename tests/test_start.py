@@ -31,8 +31,9 @@ def test_the_commands_of_fastapi_start_the_api(
                 assert process.poll() is None
                 time.sleep(0.1)
             else:
-                break
-        assert answer.json() == {"status": "ready"}
+                assert answer.json() == {"status": "ready"}
+                return
+        raise TimeoutError(url)
     finally:
         process.terminate()
         process.wait(timeout=20)
@@ -53,4 +54,5 @@ def test_the_files_of_a_frontend_are_for_everyone(empty_database: str, tmp_path:
             answer = client.get(path)
             assert (answer.status_code, answer.text) == (200, "<h1>Tasks</h1>")
         assert client.get("/app/other.js").status_code == 404
+        assert client.post("/app/").headers["Allow"] == "GET, HEAD"
         assert client.get("/tasks").status_code == 401

@@ -1,4 +1,4 @@
-"""The documentation page, and the pages of other websites, in a real browser."""
+"""The documentation page, and pages of other origins, in a real browser."""
 
 import shutil
 from collections.abc import Iterator
@@ -232,7 +232,7 @@ def test_a_member_stays_signed_in_until_signing_out(team: ApiServer, page: Page)
     assert execute(page, "read_member").status == 401
 
 
-# Ask the API as the page of a website does, and return what the browser lets it see.
+# Ask the API as a page does, and return what the browser lets it see.
 ASK = """
 async ([url, method, headers, body]) => {
     const answer = await fetch(url, {method, headers, body});
@@ -254,46 +254,46 @@ def bug() -> None:
 
 
 @pytest.fixture
-def website(context: BrowserContext, server: ApiServer) -> Page:
+def other_page(context: BrowserContext, server: ApiServer) -> Page:
     """A page of another origin, here of another port."""
     page = context.new_page()
     page.goto(f"{server.url}/health")
     return page
 
 
-def serve_website(website: Page, folder: Path, database_url: str, **settings: str) -> ApiServer:
-    """Start an API for two websites, of which this is one."""
+def serve(other_page: Page, folder: Path, database_url: str, **settings: str) -> ApiServer:
+    """Start an API for the pages of two origins, of which this is one."""
     (folder / "app.py").write_text(APP)
-    origins = f"https://app.example, {website.url.removesuffix('/health')}"
+    origins = f"https://app.example, {other_page.url.removesuffix('/health')}"
     settings |= {"CORS_ORIGINS": origins, "PYTHONPATH": str(ROOT)}
     return ApiServer(folder, database_url, app="app:app", app_dir=folder, **settings)
 
 
 def ask(
-    website: Page, url: str, method: str = "GET", body: str | None = None, **headers: str
+    other_page: Page, url: str, method: str = "GET", body: str | None = None, **headers: str
 ) -> dict[str, Any]:
     sent = {name.replace("_", "-"): value for name, value in headers.items()}
-    answer: dict[str, Any] = website.evaluate(ASK, [url, method, sent, body])
+    answer: dict[str, Any] = other_page.evaluate(ASK, [url, method, sent, body])
     return answer
 
 
-def test_a_website_that_is_named_may_make_every_call(
-    empty_database: str, website: Page, tmp_path: Path
+def test_a_page_of_a_named_origin_may_make_every_call(
+    empty_database: str, other_page: Page, tmp_path: Path
 ) -> None:
     json = {"Content_Type": "application/json"}
-    with serve_website(website, tmp_path, empty_database) as server:
+    with serve(other_page, tmp_path, empty_database) as server:
         tasks = f"{server.url}/tasks"
         first, again = (
-            ask(website, tasks, "POST", '{"title": "A"}', Idempotency_Key="1", **json)
+            ask(other_page, tasks, "POST", '{"title": "A"}', Idempotency_Key="1", **json)
             for _ in range(2)
         )
         task = server.url + first["headers"]["location"]
-        read = ask(website, task, If_None_Match=first["headers"]["etag"])
-        changed = ask(website, task, "PATCH", "{}", If_Match=first["headers"]["etag"], **json)
-        put = ask(website, task, "PUT", '{"title": "B"}', **json)
-        ask(website, tasks, "POST", '{"title": "C"}', **json)
-        page = ask(website, f"{tasks}?limit=1&count=true")
-        deleted = ask(website, task, "DELETE")
+        read = ask(other_page, task, If_None_Match=first["headers"]["etag"])
+        changed = ask(other_page, task, "PATCH", "{}", If_Match=first["headers"]["etag"], **json)
+        put = ask(other_page, task, "PUT", '{"title": "B"}', **json)
+        ask(other_page, tasks, "POST", '{"title": "C"}', **json)
+        page = ask(other_page, f"{tasks}?limit=1&count=true")
+        deleted = ask(other_page, task, "DELETE")
 
     assert first["body"] == again["body"]
     assert [answer["status"] for answer in (first, read, changed, put, deleted)] == [
@@ -307,13 +307,15 @@ def test_a_website_that_is_named_may_make_every_call(
     assert 'rel="next"' in page["headers"]["link"]
 
 
-def test_a_website_sees_what_went_wrong(empty_database: str, website: Page, tmp_path: Path) -> None:
-    with serve_website(website, tmp_path, empty_database) as server:
+def test_a_page_of_a_named_origin_sees_what_went_wrong(
+    empty_database: str, other_page: Page, tmp_path: Path
+) -> None:
+    with serve(other_page, tmp_path, empty_database) as server:
         with connect(empty_database).begin() as connection:
             connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
-        invalid = ask(website, f"{server.url}/tasks?limit=0")
-        unavailable = ask(website, f"{server.url}/ready")
-        bug = ask(website, f"{server.url}/bug")
+        invalid = ask(other_page, f"{server.url}/tasks?limit=0")
+        unavailable = ask(other_page, f"{server.url}/ready")
+        bug = ask(other_page, f"{server.url}/bug")
 
     assert invalid["status"] == 422
     assert '"limit"' in invalid["body"]
@@ -322,17 +324,19 @@ def test_a_website_sees_what_went_wrong(empty_database: str, website: Page, tmp_
     assert "RuntimeError: a bug" in server.log.read_text()
 
 
-def test_a_website_signs_in(empty_database: str, website: Page, tmp_path: Path) -> None:
-    with serve_website(website, tmp_path, empty_database, SECRET_KEY=SECRET_KEY) as server:
+def test_a_page_of_a_named_origin_signs_in(
+    empty_database: str, other_page: Page, tmp_path: Path
+) -> None:
+    with serve(other_page, tmp_path, empty_database, SECRET_KEY=SECRET_KEY) as server:
         password_hash = hasher.hash(PASSWORD)
         insert_user(connect(empty_database), "ada", password_hash=password_hash)
-        refused = ask(website, f"{server.url}/tasks")
+        refused = ask(other_page, f"{server.url}/tasks")
         form = {"Content_Type": "application/x-www-form-urlencoded"}
         token = ask(
-            website, f"{server.url}/token", "POST", f"username=ada&password={PASSWORD}", **form
+            other_page, f"{server.url}/token", "POST", f"username=ada&password={PASSWORD}", **form
         )
         authorization = f"Bearer {loads(token['body'])['access_token']}"
-        read = ask(website, f"{server.url}/tasks", Authorization=authorization)
+        read = ask(other_page, f"{server.url}/tasks", Authorization=authorization)
 
     assert (refused["status"], refused["headers"]["www-authenticate"]) == (401, "Bearer")
     assert (read["status"], read["body"]) == (200, "[]")
@@ -340,11 +344,13 @@ def test_a_website_signs_in(empty_database: str, website: Page, tmp_path: Path) 
 
 @pytest.mark.parametrize("origins", ["", "https://app.example", "http://127.0.0.1"])
 def test_pages_of_other_origins_read_nothing_and_send_no_json(
-    empty_database: str, website: Page, tmp_path: Path, origins: str
+    empty_database: str, other_page: Page, tmp_path: Path, origins: str
 ) -> None:
     with ApiServer(tmp_path, empty_database, CORS_ORIGINS=origins) as server:
         for method, body in (("GET", None), ("POST", '{"title": "A"}')):
             with pytest.raises(Error, match="Failed to fetch"):
-                ask(website, f"{server.url}/tasks", method, body, Content_Type="application/json")
+                ask(
+                    other_page, f"{server.url}/tasks", method, body, Content_Type="application/json"
+                )
         with server.client() as client:
             assert client.get("/tasks").json() == []

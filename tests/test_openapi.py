@@ -159,7 +159,7 @@ def test_the_version_is_the_newest_of_the_changelog(client: httpx2.Client) -> No
 
     version = client.get("/openapi.json").json()["info"]["version"]
 
-    assert re.findall(r"^## \[(.*?)\]", changelog, re.MULTILINE)[0] == version
+    assert re.findall(r"^## (.*?) - ", changelog, re.MULTILINE)[0] == version
 
 
 def test_each_call_has_a_short_name_of_its_own(client: httpx2.Client) -> None:

@@ -132,6 +132,7 @@ def kinds(attributes: Iterable[Attributes]) -> set[tuple[str | int | None, ...]]
     return {tuple(each.get(name) for name in names) for each in attributes}
 
 
+@pytest.mark.slow
 def test_traces_metrics_and_logs_arrive_and_have_nothing_of_what_clients_send(
     empty_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

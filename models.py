@@ -244,7 +244,9 @@ class TaskBulkUpdate(TaskUpdate):
     """What a client sends to change one of many tasks."""
 
     model_config = {
-        "json_schema_extra": {"examples": [{"id": 1, "status": "completed", "due_at": None}]}
+        "json_schema_extra": {
+            "examples": [{"id": 1, "priority": 4, "due_at": "2027-02-05T18:00:00+01:00"}]
+        }
     }
 
     id: Id

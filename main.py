@@ -65,9 +65,9 @@ from responses import (
     IfNoneMatch,
     PublicResponse,
     Responses,
+    check_parameters,
     document_error,
     etag,
-    forbid_unknown_parameters,
     has_etag,
     list_public,
     read_page,
@@ -127,7 +127,7 @@ app = FastAPI(
     lifespan=lifespan,
     middleware=MIDDLEWARE,
     exception_handlers=EXCEPTION_HANDLERS,
-    dependencies=[Depends(forbid_unknown_parameters)],
+    dependencies=[Depends(check_parameters)],
     responses=ALWAYS,
 )
 

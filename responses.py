@@ -1,9 +1,10 @@
 """What all routes answer with: public variants as JSON, pages, entity tags and errors."""
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable
 from traceback import format_tb
-from typing import Annotated, Any, Generic, TypeVar, get_args
+from typing import Annotated, Any, Generic, TypeVar, get_args, get_origin
 
 from alembic.util import CommandError
 from fastapi import Header, HTTPException, Request, Response
@@ -137,24 +138,30 @@ IfNoneMatch = Annotated[
 ]
 
 
-async def forbid_unknown_parameters(request: Request) -> None:
-    """Raise 422 for query parameters that the route does not have, such as misspelt ones."""
+async def check_parameters(request: Request) -> None:
+    """Raise 422 for query parameters that the route does not have, such as misspelt ones.
+
+    Raise it too for a parameter that is sent twice but is no list: FastAPI would take the last.
+    """
     route = request.scope.get("route")
     if not request.query_params or not isinstance(route, APIRoute):  # as for a frontend
         return
-    known = {
-        field.alias
+    lists = {
+        field.alias: get_origin(field.field_info.annotation) in (list, tuple)
         for field in get_flat_params(route.dependant)
         # A field of a query model has no `in_`.
         if getattr(field.field_info, "in_", ParamTypes.query) is ParamTypes.query
     }
-    problems = [
-        {"type": "extra_forbidden", "loc": ("query", name), "msg": "Extra inputs are not permitted"}
-        for name in request.query_params
-        if name not in known
-    ]
+    problems = []
+    for name, number in Counter(name for name, _ in request.query_params.multi_items()).items():
+        if name not in lists:
+            problems.append(("extra_forbidden", name, "Extra inputs are not permitted"))
+        elif number > 1 and not lists[name]:
+            problems.append(("parameter_repeated", name, "Was sent more than once"))
     if problems:
-        raise RequestValidationError(problems)
+        raise RequestValidationError(
+            [{"type": kind, "loc": ("query", name), "msg": msg} for kind, name, msg in problems]
+        )
 
 
 class IdConvertor(IntegerConvertor):
@@ -203,7 +210,7 @@ BAD_BODY = document_error(400, "The body cannot be decoded, or nests too deep")
 BAD_BODY |= document_error(413, f"The body is over {MAX_BODY_SIZE} bytes")
 UNAVAILABLE = document_error(503, "The database is not available, or too many requests wait")
 UNAVAILABLE[503]["headers"] = {"Retry-After": document_header("In seconds", "integer")}
-# What every route may answer, also one without parameters: see `forbid_unknown_parameters`.
+# What every route may answer, also one without parameters: see `check_parameters`.
 ALWAYS = UNAVAILABLE | document_error(422, "Values in the request are wrong", Problems)
 
 

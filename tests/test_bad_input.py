@@ -266,3 +266,26 @@ def test_a_refusal_does_not_repeat_what_was_sent(client: httpx2.Client) -> None:
 
     assert answer.status_code == 422
     assert "my secret" not in answer.text
+
+
+def test_a_parameter_that_is_no_list_may_be_sent_only_once(client: httpx2.Client) -> None:
+    task = create(client)
+
+    for method, path, query in (
+        ("GET", "/tasks", "priority_min=1&priority_min=2"),
+        ("GET", "/tasks/by-status/pending", "status=pending&overdue=x&overdue=true"),
+        ("GET", "/tasks/stats", "q=a&q=a"),
+        ("GET", "/users", "limit=1&limit=2"),
+        ("DELETE", f"/tasks/{task['id']}", "permanent=false&permanent=true"),
+    ):
+        answer = client.request(method, f"{path}?{query}")
+        name = query.rpartition("&")[2].partition("=")[0]
+        assert answer.status_code == 422
+        assert answer.json()["detail"] == [
+            {
+                "type": "parameter_repeated",
+                "loc": ["query", name],
+                "msg": "Was sent more than once",
+            }
+        ]
+    assert client.get("/tasks?status=pending&status=completed").json() == [task]

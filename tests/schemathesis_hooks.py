@@ -49,4 +49,5 @@ def before_call(
     if case.method == "PATCH" and isinstance(body, list):
         ids = [item.get("id") if isinstance(item, dict) else None for item in body]
         case.body = [item for n, item in enumerate(body) if ids[n] not in ids[:n]]
-    drop_cursor_of_another_sort(case.query or {})
+    if "sort" in case.operation.query:
+        drop_cursor_of_another_sort(case.query or {})

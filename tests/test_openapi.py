@@ -15,29 +15,36 @@ from servers import ROOT, ApiServer, connect
 from queries import TaskSort
 from sign_in import hasher
 
+# These are wrong here: a deleted task may be restored, and the hook puts nobody for the own
+# account, so that a user seems to be gone.
+UNFIT = "use_after_free,ensure_resource_availability"
+# Random values of a wrong type may become right ones in a URL: `[true]` is sent as `true`.
+PHASES = {"examples,coverage": UNFIT, "fuzzing,stateful": f"{UNFIT},negative_data_rejection"}
+
 
 def assert_generated_requests_find_no_failure(
     server: ApiServer, folder: Path, *options: str, **environment: str
 ) -> None:
     """Schemathesis makes requests of all kinds from the document, and checks every answer by it."""
     tests = ROOT / "tests"
-    run = subprocess.run(
-        [
-            *(sys.executable, "-m", "schemathesis.cli"),
-            *("--config-file", str(tests / "schemathesis.toml")),
-            *("run", f"{server.url}/openapi.json"),
-            *("--checks", "all", "--phases", "examples,coverage,fuzzing,stateful"),
-            *("--max-examples", "20", *options),
-        ],
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tests), str(ROOT)])} | environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    for phases, unfit in PHASES.items():
+        run = subprocess.run(
+            [
+                *(sys.executable, "-m", "schemathesis.cli"),
+                *("--config-file", str(tests / "schemathesis.toml")),
+                *("run", f"{server.url}/openapi.json", "--phases", phases),
+                *("--checks", "all", "--exclude-checks", unfit),
+                *("--max-examples", "20", *options),
+            ],
+            cwd=folder,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tests), str(ROOT)])} | environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
 
-    assert run.returncode == 0, run.stdout
-    assert "No issues found" in run.stdout or " passed" in run.stdout
+        assert run.returncode == 0, run.stdout
+        assert "No issues found" in run.stdout or " passed" in run.stdout
     assert "Traceback" not in server.log.read_text()
 
 

@@ -15,8 +15,8 @@ from servers import ROOT, ApiServer, connect
 from queries import TaskSort
 from sign_in import hasher
 
-# These are wrong here: a deleted task may be restored, and the hook puts nobody for the own
-# account, so that a user seems to be gone.
+# Two checks that do not fit: a deleted task may be restored; and for the id of the user who is
+# signed in, the hook sends 0, which no user has.
 UNFIT = "use_after_free,ensure_resource_availability"
 # Random values of a wrong type may become right ones in a URL: `[true]` is sent as `true`.
 PHASES = {"examples,coverage": UNFIT, "fuzzing,stateful": f"{UNFIT},negative_data_rejection"}

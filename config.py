@@ -1,16 +1,20 @@
 """The settings, read from the environment and from the file `.env`."""
 
 import sys
+from contextlib import suppress
+from typing import Annotated
 
 from psycopg2 import ProgrammingError
-from psycopg2.extensions import make_dsn
+from psycopg2.extensions import make_dsn, parse_dsn
 from pydantic import (
+    AfterValidator,
     Field,
     HttpUrl,
     NonNegativeInt,
     PositiveInt,
     SecretStr,
     ValidationError,
+    ValidationInfo,
     field_validator,
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -40,6 +44,47 @@ def require_known_options(url: URL) -> None:
         raise ValueError("has an option that PostgreSQL does not know") from None
 
 
+def parse_url(database_url: str) -> URL:
+    """Return the URL, which may name several hosts; raise ValueError for a text that is no URL."""
+    options = {}
+    with suppress(ProgrammingError):
+        options = parse_dsn(database_url.replace("+psycopg2", "", 1))
+    try:
+        if "," not in options.get("host", ""):
+            return make_url(database_url)
+    except (ArgumentError, ValueError):
+        raise ValueError("is not the URL of a database") from None
+    # SQLAlchemy does not read several hosts with ports, as in `postgres://a:5432,b:5432/tasks`
+    # (https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-MULTIPLE-HOSTS).
+    return URL.create(
+        "postgresql",
+        username=options.pop("user", None),
+        password=options.pop("password", None),
+        database=options.pop("dbname", None),
+        query=options,
+    )
+
+
+def check_database_url(database_url: SecretStr) -> SecretStr:
+    """Return the URL with its driver; refuse a URL that cannot work."""
+    url = parse_url(database_url.get_secret_value())
+    if url.drivername not in DRIVERS:
+        raise ValueError("must begin with sqlite:///, postgres:// or postgresql://")
+    url = url.set(drivername=DRIVERS[url.drivername])
+    if url.drivername == "sqlite":
+        if url.host or url.database in (None, "", ":memory:"):
+            raise ValueError("must name a file, as in sqlite:///tasks.db")
+    elif database_url.get_secret_value().count("@") > 1 or "@" in str(url.database):
+        # Else some of the password would be taken for the host, and errors name the host.
+        raise ValueError("must have %40 for @, and %2F for /, in the user's name or password")
+    else:
+        require_known_options(url)
+    return SecretStr(url.render_as_string(hide_password=False))
+
+
+DatabaseUrl = Annotated[SecretStr, AfterValidator(check_database_url)]
+
+
 def is_origin(text: str) -> bool:
     """Return whether a browser may send this as the origin of a page (RFC 6454, 6.2)."""
     try:
@@ -53,7 +98,9 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_file=".env", extra="ignore")
 
-    database_url: SecretStr = SecretStr("sqlite:///tasks.db")
+    database_url: DatabaseUrl = SecretStr("sqlite:///tasks.db")
+    # A PostgreSQL replica, where GET requests read.
+    database_replica_url: DatabaseUrl | None = None
     # Connections that each process keeps open, and how many more it opens for a single use.
     database_pool_size: PositiveInt = 20
     database_max_overflow: NonNegativeInt = 0
@@ -76,26 +123,16 @@ class Settings(BaseSettings):
     # The other origins whose pages may call the API, with commas between them.
     cors_origins: str = ""
 
-    @field_validator("database_url")
+    @field_validator("database_replica_url")
     @classmethod
-    def check_database_url(cls, database_url: SecretStr) -> SecretStr:
-        """Return the URL with its driver; refuse a URL that cannot work."""
-        try:
-            url = make_url(database_url.get_secret_value())
-        except (ArgumentError, ValueError):
-            raise ValueError("is not the URL of a database") from None
-        if url.drivername not in DRIVERS:
-            raise ValueError("must begin with sqlite:///, postgres:// or postgresql://")
-        url = url.set(drivername=DRIVERS[url.drivername])
-        if url.drivername == "sqlite":
-            if url.host or url.database in (None, "", ":memory:"):
-                raise ValueError("must name a file, as in sqlite:///tasks.db")
-        elif database_url.get_secret_value().count("@") > 1:
-            # What follows the first @ would be taken for the host, and errors name the host.
-            raise ValueError("must have %40 for each @ in the user's name or password")
-        else:
-            require_known_options(url)
-        return SecretStr(url.render_as_string(hide_password=False))
+    def require_postgresql(
+        cls, replica_url: SecretStr | None, info: ValidationInfo
+    ) -> SecretStr | None:
+        """Refuse a replica if it or the database itself is SQLite."""
+        urls = [replica_url, info.data.get("database_url")] if replica_url else []
+        if any(url and url.get_secret_value().startswith("sqlite") for url in urls):
+            raise ValueError("must be a PostgreSQL replica of a PostgreSQL DATABASE_URL")
+        return replica_url
 
     @field_validator("secret_key")
     @classmethod

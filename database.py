@@ -1,9 +1,12 @@
 """The database: its engines, the session of a request, and the schema."""
 
+import logging
+import os
+import socket
 import sqlite3
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from functools import lru_cache
+from contextlib import asynccontextmanager, suppress
+from functools import cache, lru_cache
 from math import inf
 from pathlib import Path
 from time import monotonic
@@ -15,10 +18,19 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from anyio import CapacityLimiter, Semaphore, WouldBlock, move_on_after, to_thread
+from anyio import (
+    CapacityLimiter,
+    Semaphore,
+    WouldBlock,
+    create_task_group,
+    move_on_after,
+    sleep,
+    to_thread,
+)
 from fastapi import Depends, Request
 from fastapi.concurrency import run_in_threadpool
-from sqlalchemy import Connection, event, make_url
+from pydantic import SecretStr
+from sqlalchemy import Connection, Engine, event, make_url
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -28,15 +40,18 @@ from sqlmodel.sql.expression import SelectOfScalar
 
 from config import settings
 
-url = make_url(settings.database_url.get_secret_value())
-is_sqlite = url.get_backend_name() == "sqlite"
+logger = logging.getLogger("uvicorn.error")
+
+# Datetimes come back in this zone, as they are sent to clients; and in another zone psycopg2 cannot
+# read the first and the last day of the calendar. libpq sends it when it connects.
+os.environ["PGTZ"] = "UTC"
 
 
 class PostgresqlConnection(psycopg2.extensions.connection):
     """A connection that can switch to AUTOCOMMIT and back without a statement.
 
-    The two engines below share their connections, and SQLAlchemy switches them for each read.
-    psycopg2's own method sends a statement for that: a second round trip.
+    Two engines share their connections, and SQLAlchemy switches them for each read. psycopg2's own
+    method sends a statement for that: a second round trip.
     """
 
     def set_isolation_level(self, level: int | str | None) -> None:
@@ -45,48 +60,28 @@ class PostgresqlConnection(psycopg2.extensions.connection):
 
 
 SQLITE_OPTIONS = {"timeout": settings.database_pool_timeout}
-# The options of the URL come after the limits, so that they can replace them.
-SERVER_OPTIONS = (
-    f"-c statement_timeout={settings.database_statement_timeout}s",
-    f"-c idle_in_transaction_session_timeout={settings.database_idle_transaction_timeout}s",
-    str(url.query.get("options", "")),
-    # Datetimes come back in this zone, as they are sent to clients; and in another zone psycopg2
-    # cannot read the first and the last day of the calendar.
-    "-c timezone=UTC",
-)
 POSTGRESQL_OPTIONS = {
     "connection_factory": PostgresqlConnection,
     "client_encoding": "UTF8",
     "connect_timeout": settings.database_connect_timeout,
     # The same time, here in milliseconds, for a host that no longer confirms what it receives.
     "tcp_user_timeout": settings.database_connect_timeout * 1000,
-    "options": " ".join(SERVER_OPTIONS),
 }
+LIMITS = (
+    f"-c statement_timeout={settings.database_statement_timeout}s"
+    f" -c idle_in_transaction_session_timeout={settings.database_idle_transaction_timeout}s"
+)
+# Seconds to wait for an answer of PostgreSQL, which ends a statement itself if it still can.
+MAX_WAIT = (settings.database_statement_timeout or inf) + settings.database_connect_timeout
 
 # A bulk UPDATE of a thousand rows is one round trip.
 BULK_UPDATE = {"executemany_mode": "values_plus_batch", "executemany_batch_page_size": 1000}
 
-BOTH_ENGINES: dict[str, Any] = {
+ALL_ENGINES: dict[str, Any] = {
     "hide_parameters": True,  # an error in the log must not show what clients sent
     # How many compiled statements it keeps, of 0.2 MiB each: each combination of filters is one.
     "query_cache_size": 100,
 }
-
-# The engine for writes: all that a session does until it commits is one transaction.
-engine = create_engine(
-    url,
-    connect_args=SQLITE_OPTIONS if is_sqlite else POSTGRESQL_OPTIONS,
-    **BOTH_ENGINES,
-    pool_size=settings.database_pool_size,
-    max_overflow=settings.database_max_overflow,
-    pool_timeout=settings.database_pool_timeout,
-    pool_recycle=settings.database_pool_recycle,
-    **({} if is_sqlite else BULK_UPDATE),
-)
-# The engine for reads, with the same connections: each statement is its own transaction.
-reading_engine = create_engine(
-    url, pool=engine.pool, execution_options={"isolation_level": "AUTOCOMMIT"}, **BOTH_ENGINES
-)
 
 
 def prepare_sqlite(connection: sqlite3.Connection, record: ConnectionPoolEntry) -> None:
@@ -120,6 +115,36 @@ def begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
+@cache  # once is enough
+def warn_of_pooler() -> None:
+    """Log that the limits have to be set elsewhere."""
+    logger.warning(
+        "A connection pooler refuses the time limits of statements and transactions:"
+        " set them in PostgreSQL, as in ALTER ROLE ... SET statement_timeout = '30s'"
+    )
+
+
+# PgBouncer and those that follow it; the proxy of Amazon RDS.
+REFUSALS = ("unsupported startup parameter", "doesn't support command-line options")
+
+
+def connect_with_limits(
+    _dialect: object, _record: object, _arguments: object, parameters: dict[str, Any]
+) -> object:
+    """Return a connection with the time limits; or without them if it is one of a pooler.
+
+    PgBouncer refuses them, since its clients share their connections to PostgreSQL.
+    """
+    options = parameters.get("options", "")  # of the URL, which may replace the limits
+    try:
+        return psycopg2.connect(**parameters | {"options": f"{LIMITS} {options}"})
+    except psycopg2.OperationalError as error:
+        if not any(words in str(error) for words in REFUSALS):
+            raise
+    warn_of_pooler()
+    return psycopg2.connect(**parameters)
+
+
 def require_utf8(connection: psycopg2.extensions.connection, _record: object) -> None:
     """Refuse a database that cannot store every text."""
     encoding = connection.get_parameter_status("server_encoding")
@@ -148,24 +173,119 @@ def replace_read_only(context: ExceptionContext) -> None:
         context.is_disconnect = True
 
 
-if is_sqlite:
-    event.listen(engine, "connect", prepare_sqlite)
-    event.listen(engine, "begin", begin_sqlite)
-    for each in (engine, reading_engine):
-        event.listen(each, "before_cursor_execute", set_deadline)
-else:
-    event.listen(engine, "connect", require_utf8)
-    event.listen(engine, "checkout", replace_lost)
-    event.listen(engine, "handle_error", replace_read_only)
+# The connections to PostgreSQL that are in use, and when each was last asked for something.
+asked: dict[Any, float] = {}
 
 
-# It has as many slots as there are connections. Requests wait for one here, before they take a
-# thread: if they waited in threads, none could be left for those that have a connection.
-connection_slots = Semaphore(settings.database_pool_size + settings.database_max_overflow)
-to_read = (connection_slots,)
+def begin_wait(connection: Connection, *_: object) -> None:
+    """Remember that PostgreSQL is asked now."""
+    asked[connection.connection.dbapi_connection] = monotonic()
+
+
+def end_wait(connection: psycopg2.extensions.connection | None, *_: object) -> None:
+    """Forget a connection that is no longer in use."""
+    asked.pop(connection, None)
+
+
+def end_long_waits(max_wait: float) -> None:
+    """End the connections that wait longer for an answer, in seconds, as if PostgreSQL closed them.
+
+    libpq waits without a limit for a server that is frozen, or that waits for a replica.
+    """
+    for connection, since in list(asked.items()):
+        if monotonic() - since > max_wait:
+            # It may be closed meanwhile.
+            with (
+                suppress(OSError, psycopg2.InterfaceError),
+                socket.fromfd(connection.fileno(), socket.AF_INET, socket.SOCK_STREAM) as end,
+            ):
+                end.shutdown(socket.SHUT_RDWR)
+
+
+@asynccontextmanager
+async def watch_connections() -> AsyncIterator[None]:
+    """End the connections that wait too long; and at the end, so that the process can stop, all."""
+
+    async def watch() -> None:
+        while True:
+            await sleep(0.5)
+            end_long_waits(MAX_WAIT)
+
+    async with create_task_group() as tasks:
+        tasks.start_soon(watch)
+        yield
+        tasks.cancel_scope.cancel()
+    end_long_waits(0)
+    for each in (engine, replica_engine):
+        each.dispose()
+
+
+def open_engine(database_url: SecretStr) -> Engine:
+    """Return an engine for writes: all that a session does until it commits is one transaction."""
+    url = make_url(database_url.get_secret_value())
+    is_sqlite = url.get_backend_name() == "sqlite"
+    engine = create_engine(
+        url,
+        connect_args=SQLITE_OPTIONS if is_sqlite else POSTGRESQL_OPTIONS,
+        **ALL_ENGINES,
+        pool_size=settings.database_pool_size,
+        max_overflow=settings.database_max_overflow,
+        pool_timeout=settings.database_pool_timeout,
+        pool_recycle=settings.database_pool_recycle,
+        **({} if is_sqlite else BULK_UPDATE),
+    )
+    if is_sqlite:
+        event.listen(engine, "connect", prepare_sqlite)
+        event.listen(engine, "begin", begin_sqlite)
+        event.listen(engine, "before_cursor_execute", set_deadline)
+    else:
+        event.listen(engine, "do_connect", connect_with_limits)
+        event.listen(engine, "connect", require_utf8)
+        event.listen(engine, "checkout", replace_lost)
+        event.listen(engine, "handle_error", replace_read_only)
+        for name in ("before_cursor_execute", "commit"):
+            event.listen(engine, name, begin_wait)
+        for name in ("checkin", "close", "close_detached"):
+            event.listen(engine, name, end_wait)
+    return engine
+
+
+def open_reading_engine(engine: Engine) -> Engine:
+    """Return an engine for reads, with the same connections: each statement is a transaction."""
+    reading_engine = create_engine(
+        engine.url,
+        pool=engine.pool,
+        execution_options={"isolation_level": "AUTOCOMMIT"},
+        **ALL_ENGINES,
+    )
+    is_sqlite = engine.dialect.name == "sqlite"
+    event.listen(reading_engine, "before_cursor_execute", set_deadline if is_sqlite else begin_wait)
+    return reading_engine
+
+
+def make_slots() -> Semaphore:
+    """Return as many slots as an engine has connections.
+
+    Requests wait for one here, before they take a thread: if they waited in threads, none could be
+    left for those that have a connection.
+    """
+    return Semaphore(settings.database_pool_size + settings.database_max_overflow)
+
+
+engine = open_engine(settings.database_url)
+reading_engine = open_reading_engine(engine)
+is_sqlite = engine.dialect.name == "sqlite"
+slots = make_slots()
+to_read = (slots,)
 # SQLite has one writer at a time. The others wait here in a queue. In SQLite itself they would
 # sleep and try again: with 8 clients, the p99 of a create was 300 to 800 ms instead of 15 to 30.
-to_write = (Semaphore(1), connection_slots) if is_sqlite else to_read
+to_write = (Semaphore(1), slots) if is_sqlite else to_read
+
+# Where `GET` requests read: a replica, if there is one.
+replica_engine, to_read_replica = reading_engine, to_read
+if settings.database_replica_url:
+    replica_engine = open_reading_engine(open_engine(settings.database_replica_url))
+    to_read_replica = (make_slots(),)
 
 
 @asynccontextmanager
@@ -196,12 +316,12 @@ async def hold(semaphores: tuple[Semaphore, ...]) -> AsyncIterator[None]:
 async def get_session(request: Request) -> AsyncIterator[Session]:
     """Yield the session of a request, and roll back what the request did not commit.
 
-    `GET` only reads (RFC 9110, 9.2.1). Objects keep their values after a commit, so that a response
-    needs no further statement.
+    `GET` only reads (RFC 9110, 9.2.1), from the replica if there is one. Objects keep their values
+    after a commit, so that a response needs no further statement.
     """
     reads = request.method == "GET"
-    async with hold(to_read if reads else to_write):
-        session = Session(reading_engine if reads else engine, expire_on_commit=False)
+    async with hold(to_read_replica if reads else to_write):
+        session = Session(replica_engine if reads else engine, expire_on_commit=False)
         try:
             yield session
         finally:
@@ -295,11 +415,11 @@ def older_versions() -> set[str]:
     return {script.revision for script in scripts.walk_revisions()} - {scripts.get_current_head()}
 
 
-def schema_is_current() -> bool:
+def schema_is_current(engine: Engine = reading_engine) -> bool:
     """Return whether the schema has the newest version that this code knows, or an unknown one.
 
     An unknown one is newer: another host upgraded the schema, or this code was rolled back.
     """
-    with reading_engine.connect() as connection:
+    with engine.connect() as connection:
         version = MigrationContext.configure(connection).get_current_revision()
     return version is not None and version not in older_versions()

@@ -22,7 +22,13 @@ import docs_page
 import sign_in
 import users
 from config import settings
-from database import SessionDep, engine, run_in_slot, schema_is_current, upgrade_schema
+from database import (
+    SessionDep,
+    run_in_slot,
+    schema_is_current,
+    upgrade_schema,
+    watch_connections,
+)
 from middleware import MIDDLEWARE
 from models import (
     IdempotencyKey,
@@ -91,8 +97,8 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000)  # run it less often: a create takes 5 % less CPU
-    yield
-    engine.dispose()
+    async with watch_connections():
+        yield
 
 
 DESCRIPTION = """\

@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlmodel import Session, col, select
 
 from config import settings
-from database import engine, first_line, is_sqlite, reading_engine, upgrade_schema, url
+from database import engine, first_line, is_sqlite, reading_engine, upgrade_schema
 from models import User, UserCreate, UserUpdate
 from sign_in import hasher
 from users import commit_user
@@ -88,7 +88,7 @@ def backup(file: Path) -> None:
     """Copy the SQLite database to a new file, as it is now."""
     if not is_sqlite:
         sys.exit("This is for SQLite. Back up PostgreSQL with pg_dump")
-    database, file = Path(str(url.database)).absolute(), file.absolute()
+    database, file = Path(str(engine.url.database)).absolute(), file.absolute()
     try:
         # Readable by its owner alone, since it has the hashes of the passwords. VACUUM INTO takes
         # an empty file.

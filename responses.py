@@ -3,6 +3,7 @@
 import logging
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable
+from functools import partial
 from traceback import format_tb
 from typing import Annotated, Any, Generic, TypeVar, get_args, get_origin
 
@@ -23,7 +24,7 @@ from sqlmodel import Session, SQLModel, func
 from starlette.convertors import IntegerConvertor, register_url_convertor
 from starlette.routing import Match
 
-from database import first_line, is_outage, run_in_slot, schema_is_current
+from database import first_line, is_outage, replica_engine, run_in_slot, schema_is_current
 from middleware import MAX_BODY_SIZE
 from models import MAX_INTEGER, ErrorMessage, Problems, Task
 from queries import (
@@ -247,7 +248,8 @@ async def schema_may_be_the_cause(error: DBAPIError) -> bool:
     if not isinstance(error, OperationalError | ProgrammingError):
         return False
     try:
-        return not await run_in_slot(schema_is_current)
+        # A replica gets a new schema after the primary.
+        return not await run_in_slot(partial(schema_is_current, replica_engine))
     except (CommandError, DBAPIError, PoolTimeoutError):  # the first: it has several versions
         return False
 

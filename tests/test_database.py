@@ -436,7 +436,15 @@ def assert_refused(name: str, value: str, sentence: str) -> None:
         ),
         (
             "postgresql://user:pass@secret@host/tasks",
-            "DATABASE_URL must have %40 for each @ in the user's name or password",
+            "DATABASE_URL must have %40 for @, and %2F for /, in the user's name or password",
+        ),
+        (
+            "postgresql://user:1,secret/x@host/tasks",
+            "DATABASE_URL must have %40 for @, and %2F for /, in the user's name or password",
+        ),
+        (
+            "postgresql://user:secret@a:x,b:5432/tasks",
+            "DATABASE_URL has hosts and ports that do not match",
         ),
         (
             "postgresql://user:secret@host/tasks?pgbouncer=true",

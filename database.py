@@ -392,15 +392,16 @@ def is_outage(error: DBAPIError) -> bool:
 alembic_config = Config(toml_file=Path(__file__).with_name("pyproject.toml"))
 
 
-def upgrade_schema() -> None:
+def upgrade_schema(engine: Engine = engine) -> None:
     """Upgrade the schema to the newest version; raise ConnectionError without a database.
 
     Of several processes one does it, and the others wait for the lock in `migrations/env.py`.
     """
+    alembic_config.attributes["engine"] = engine
     try:
         command.upgrade(alembic_config, "head")
     except CommandError:  # Alembic does not know the version of the schema, which may be newer
-        if not schema_is_current():
+        if not schema_is_current(engine):
             raise
     except DBAPIError as error:
         if not is_outage(error):

@@ -1,19 +1,29 @@
-"""Commands for the operator, on the server: users and backups. They work while the API runs."""
+"""Commands for the operator, on the server: users, backups, and the way to PostgreSQL."""
 
 import sqlite3
 import sys
 from contextlib import closing
+from math import inf
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from fastapi import HTTPException
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
+from sqlalchemy import Connection, Engine, Table
 from sqlalchemy.exc import DBAPIError
-from sqlmodel import Session, col, select
+from sqlmodel import Session, SQLModel, col, func, insert, select, text
 
-from config import settings
-from database import engine, first_line, is_sqlite, reading_engine, upgrade_schema
+from config import check_database_url, settings
+from database import (
+    engine,
+    first_line,
+    is_sqlite,
+    open_engine,
+    reading_engine,
+    schema_is_current,
+    upgrade_schema,
+)
 from models import User, UserCreate, UserUpdate
 from sign_in import hasher
 from users import commit_user
@@ -103,6 +113,58 @@ def backup(file: Path) -> None:
         file.unlink()
         sys.exit(f"{database} cannot be copied to {file}: {error}")
     typer.echo(f"Copied the database to {file}")
+
+
+def copy_table(table: Table, source: Connection, target: Connection) -> int:
+    """Copy the rows of a table with their ids, and return their number. Later ids come after them.
+
+    No id is used again, also none of a row that is deleted.
+    """
+    number = 0
+    result = source.execute(table.select())
+    source.info["deadline"] = inf  # the statement ends when all is copied
+    for rows in result.mappings().partitions(1000):
+        target.execute(insert(table), [dict(row) for row in rows])
+        number += len(rows)
+    last_id = "SELECT seq FROM sqlite_sequence WHERE name = :table"
+    if last := source.execute(text(last_id), {"table": table.name}).scalar():
+        sequence = func.pg_get_serial_sequence(f'"{table.name}"', "id")
+        target.execute(func.setval(sequence, last).select())
+    return number
+
+
+def open_named(name: str, url: str) -> Engine:
+    """Return an engine for the URL, or end with one sentence if that is wrong."""
+    try:
+        return open_engine(check_database_url(SecretStr(url)))
+    except ValueError as error:
+        sys.exit(f"{name} {error}")
+
+
+@cli.command()
+def copy(
+    from_url: Annotated[str, typer.Argument(metavar="FROM", help="sqlite:///tasks.db")],
+    to_url: Annotated[str, typer.Argument(metavar="TO", help="postgres://user@host/database")],
+) -> None:
+    """Copy a SQLite database to a PostgreSQL database that is new. Stop the API before."""
+    from_engine, to_engine = open_named("FROM", from_url), open_named("TO", to_url)
+    if (from_engine.dialect.name, to_engine.dialect.name) != ("sqlite", "postgresql"):
+        sys.exit("FROM must be SQLite, and TO PostgreSQL")
+    if not Path(str(from_engine.url.database)).is_file():
+        sys.exit("FROM does not exist")
+    if not schema_is_current(from_engine):
+        sys.exit("The schema of FROM is not the newest: start the API with it before")
+    upgrade_schema(to_engine)
+    tables = SQLModel.metadata.sorted_tables
+    with from_engine.begin() as source, to_engine.begin() as target:
+        # So that nobody else fills them before the end.
+        target.execute(text("LOCK TABLE " + ", ".join(f'"{table.name}"' for table in tables)))
+        if any(target.execute(table.select().limit(1)).first() for table in tables):
+            sys.exit("TO is not empty")
+        numbers = {table.name: copy_table(table, source, target) for table in tables}
+    for name, number in numbers.items():
+        typer.echo(f"Copied {number} rows of {name}")
+    from_engine.dispose()  # which leaves it in one file
 
 
 def main() -> None:

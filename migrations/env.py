@@ -6,8 +6,8 @@ from alembic import context
 from sqlalchemy import Table, event
 from sqlmodel import SQLModel
 
+import database
 import models  # noqa: F401  # its tables are what `--autogenerate` compares with
-from database import engine, is_sqlite
 
 # The same number for all processes that migrate this database; any would do.
 LOCK = 0x7461736B  # "task" in ASCII
@@ -18,6 +18,10 @@ def keep_autoincrement(_inspector: object, table: Table, _column: object) -> Non
     """Keep what SQLAlchemy does not see in a table that SQLite must copy to alter it."""
     table.kwargs["sqlite_autoincrement"] = True
 
+
+# That of `upgrade_schema`; Alembic's own commands have none.
+engine = context.config.attributes.get("engine", database.engine)
+is_sqlite = engine.dialect.name == "sqlite"
 
 with engine.connect() as connection:
     connection.detach()  # its settings below are not for the requests

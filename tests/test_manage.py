@@ -6,6 +6,7 @@ import select
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -14,8 +15,10 @@ from threading import Event
 import httpx2
 import pytest
 from calls import PASSWORD, SECRET_KEY, create, insert_user, sign_in
-from servers import ROOT, ApiServer, alembic, connect, environment
+from servers import ROOT, ApiServer, alembic, connect, environment, fill
 from sqlalchemy import Engine, inspect, text
+
+NewDatabase = Callable[..., str]
 
 COMMAND = (sys.executable, str(ROOT / "manage.py"))
 NEW_PASSWORD = "battery staple"
@@ -381,3 +384,100 @@ def test_a_command_leaves_the_schema_to_the_pipeline_if_that_migrates(
     assert sentence.startswith("The database cannot be used: ")
     assert PASSWORD not in sentence
     assert set(inspect(connect(empty_database)).get_table_names()) == {"alembic_version", "task"}
+
+
+EVERYTHING = ("/tasks", "/tasks?deleted=true", "/users", "/tasks/1/transfers", "/tasks/stats")
+
+
+@pytest.mark.slow
+def test_a_copy_on_postgresql_has_everything_and_goes_on_with_new_ids(
+    new_postgresql_database: NewDatabase, tmp_path: Path
+) -> None:
+    url, new_url = f"sqlite:///{tmp_path}/team.db", new_postgresql_database()
+    key = {"Idempotency-Key": "f3b0c442"}
+    insert = ("create-user", "ada", "ada@example.com", "--admin", "--password-stdin")
+    assert_done(manage(tmp_path, url, *insert, typed=PASSWORD), "Created ada")
+    with ApiServer(tmp_path, url, SECRET_KEY=SECRET_KEY) as server, sign_in(server, "ada") as ada:
+        kept = create(ada, title="Ünïcode 🐛", due_at="0001-01-01T00:00:00Z")
+        ada.post("/tasks/1/transfer", json={"from_user_id": 1, "to_user_id": None})
+        repeated = ada.post("/tasks", json={"title": "Print the report"}, headers=key).json()
+        trash = create(ada)
+        ada.delete(f"/tasks/{trash['id']}")
+        ada.delete(f"/tasks/{create(ada)['id']}?permanent=true")
+        before = [ada.get(path).json() for path in EVERYTHING]
+    assert before[0][0]["id"] == kept["id"]
+
+    run = manage(tmp_path, "", "copy", url, new_url)
+
+    assert (run.returncode, run.stderr) == (0, "")
+    assert set(run.stdout.splitlines()) == {
+        "Copied 1 rows of user",
+        "Copied 3 rows of task",
+        "Copied 1 rows of transfer",
+        "Copied 1 rows of idempotency_key",
+    }
+    assert not [*tmp_path.glob("team.db-*")]
+    with (
+        ApiServer(tmp_path, new_url, SECRET_KEY=SECRET_KEY) as server,
+        sign_in(server, "ada") as ada,
+    ):
+        assert [ada.get(path).json() for path in EVERYTHING] == before
+        again = ada.post("/tasks", json={"title": "Print the report"}, headers=key).json()
+        assert again == repeated
+        assert create(ada)["id"] == 5
+
+
+@pytest.mark.slow
+def test_a_copy_may_take_longer_than_a_statement_of_a_request(
+    new_postgresql_database: NewDatabase, tmp_path: Path
+) -> None:
+    url, new_url = f"sqlite:///{tmp_path}/team.db", new_postgresql_database()
+    alembic(url, "upgrade", "head")
+    fill(connect(url), 30_000)
+
+    run = manage(tmp_path, "", "copy", url, new_url, DATABASE_STATEMENT_TIMEOUT="1")
+
+    assert (run.returncode, run.stderr) == (0, "")
+    with connect(new_url).connect() as connection:
+        assert connection.execute(text("SELECT count(*), max(id) FROM task")).one() == (30_000,) * 2
+
+
+@pytest.mark.slow
+def test_a_copy_adds_nothing_to_a_database_that_is_in_use(
+    new_postgresql_database: NewDatabase, tmp_path: Path
+) -> None:
+    url, new_url = f"sqlite:///{tmp_path}/team.db", new_postgresql_database()
+    for each in (url, new_url):
+        alembic(each, "upgrade", "head")
+    fill(connect(url), 3)
+    insert_user(connect(new_url), "eve")
+
+    assert_refused(manage(tmp_path, "", "copy", url, new_url), "TO is not empty")
+
+    with connect(new_url).connect() as connection:
+        assert connection.execute(text('SELECT username FROM "user"')).scalars().all() == ["eve"]
+        assert connection.execute(text("SELECT count(*) FROM task")).scalar() == 0
+
+
+WRONG_SCHEME = "must begin with sqlite:///, postgres:// or postgresql://"
+OLD_SCHEMA = "The schema of FROM is not the newest: start the API with it before"
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "sentence"),
+    [
+        ("secret", ABSENT, "FROM is not the URL of a database"),
+        ("sqlite:///new.db", "mysql://secret", "TO " + WRONG_SCHEME),
+        (ABSENT, "sqlite:///new.db", "FROM must be SQLite, and TO PostgreSQL"),
+        ("sqlite:///absent.db", ABSENT, "FROM does not exist"),
+        ("sqlite:///old.db", ABSENT, OLD_SCHEMA),
+    ],
+)
+def test_a_copy_that_cannot_work_is_refused(
+    tmp_path: Path, source: str, target: str, sentence: str
+) -> None:
+    sqlite3.connect(tmp_path / "old.db").close()
+
+    assert_refused(manage(tmp_path, "", "copy", source, target), sentence)
+
+    assert [file.name for file in tmp_path.iterdir()] == ["old.db"]

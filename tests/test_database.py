@@ -464,6 +464,22 @@ def test_a_wrong_database_url_is_refused_by_a_sentence(url: str, sentence: str) 
 
 
 @pytest.mark.parametrize(
+    ("database_url", "replica_url"),
+    [
+        ("sqlite:///tasks.db", "postgresql://user:secret@host/tasks"),
+        ("postgresql://user:secret@host/tasks", "sqlite:///secret.db"),
+    ],
+)
+def test_a_replica_is_one_of_postgresql(
+    monkeypatch: pytest.MonkeyPatch, database_url: str, replica_url: str
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", database_url)
+
+    sentence = "must be a PostgreSQL replica of a PostgreSQL DATABASE_URL"
+    assert_refused("DATABASE_REPLICA_URL", replica_url, f"DATABASE_REPLICA_URL {sentence}")
+
+
+@pytest.mark.parametrize(
     ("name", "value", "problem"),
     [
         ("DATABASE_POOL_SIZE", "0", "Input should be greater than 0"),

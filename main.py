@@ -24,11 +24,13 @@ import users
 from config import settings
 from database import (
     SessionDep,
+    engine,
+    replica_engine,
     run_in_slot,
     schema_is_current,
     upgrade_schema,
-    watch_connections,
 )
+from engines import watch_connections
 from middleware import MIDDLEWARE
 from models import (
     IdempotencyKey,
@@ -99,6 +101,8 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
     gc.set_threshold(10_000)  # run it less often: a create takes 5 % less CPU
     async with watch_connections():
         yield
+    for each in (engine, replica_engine):
+        each.dispose()
 
 
 DESCRIPTION = """\

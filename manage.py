@@ -19,11 +19,11 @@ from database import (
     engine,
     first_line,
     is_sqlite,
-    open_engine,
     reading_engine,
     schema_is_current,
     upgrade_schema,
 )
+from engines import open_engine
 from models import User, UserCreate, UserUpdate
 from sign_in import hasher
 from users import commit_user

@@ -164,7 +164,7 @@ async def health() -> State:
 async def ready() -> State:
     """Return that the database answers and its schema is current. If not, `detail` says why."""
     if not await run_in_slot(schema_is_current):
-        detail = "The schema of the database is not the newest: run `alembic upgrade head`"
+        detail = "The schema of the database is not the newest: run `python manage.py migrate`"
         raise HTTPException(503, detail, RETRY_AFTER)
     return State(status="ready")
 

@@ -1,4 +1,4 @@
-"""Commands for the operator, on the server: users, backups, and the way to PostgreSQL."""
+"""Commands for the operator, on the server: users, the schema, backups, a copy to PostgreSQL."""
 
 import sqlite3
 import sys
@@ -91,6 +91,13 @@ def list_users() -> None:
             states = {"administrator": user.is_admin, "inactive": not user.is_active}
             state = ", ".join(name for name, is_so in states.items() if is_so)
             typer.echo("\t".join([str(user.id), user.username, user.email, state]))
+
+
+@cli.command()
+def migrate() -> None:
+    """Upgrade the schema to the newest version, as the start of the API does."""
+    upgrade_schema()
+    typer.echo("The schema is the newest, or newer than this code knows")
 
 
 @cli.command()

@@ -37,6 +37,8 @@ with engine.connect() as connection:
             # a pooler may keep the connection.
             connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
             connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({LOCK})")
+            # Requests would wait behind a migration that waits for a table.
+            connection.exec_driver_sql("SET LOCAL lock_timeout = '2s'")
         context.configure(
             connection=connection,
             target_metadata=SQLModel.metadata,

@@ -318,7 +318,7 @@ def test_the_settings_of_a_migration_end_with_it(
 
     # A proxy may give the same connection to others afterwards, with all that is set on it.
     settings = [statement for statement in at_start if statement.upper().startswith(b"SET ")]
-    assert settings == [b"SET LOCAL statement_timeout = 0"]
+    assert settings == [b"SET LOCAL statement_timeout = 0", b"SET LOCAL lock_timeout = '2s'"]
     functions = re.findall(rb"set_config|pg_\w*advisory\w*", b"".join(at_start))
     assert functions == [b"pg_advisory_xact_lock"]
 
@@ -365,7 +365,7 @@ def test_a_server_is_ready_while_the_schema_is_current(empty_database: str, tmp_
         assert_unavailable(client.post("/tasks", json={"title": "Write the report"}))
         answer = client.get("/ready")
         assert_unavailable(answer)
-        assert "alembic upgrade head" in answer.json()["detail"]
+        assert "python manage.py migrate" in answer.json()["detail"]
         assert client.get("/health").json() == {"status": "ok"}
         assert client.head("/ready").status_code == 503
         assert client.head("/health").status_code == 200

@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx2
 import pytest
 from calls import PASSWORD, SECRET_KEY, create, create_many, create_user, insert_user, sign_in
-from servers import ApiServer, alembic, connect, run_postgresql
+from servers import ROOT, ApiServer, alembic, connect, run_postgresql
 from sqlalchemy import text
 
 from sign_in import hasher
@@ -26,6 +26,7 @@ pytestmark = pytest.mark.slow
 # to start a worker.
 WORKERS = ("--workers", "2", "--timeout-worker-healthcheck", "60")
 CLIENTS = 4
+[VERSION] = re.findall(r'version="(.*)"', (ROOT / "main.py").read_text())
 
 
 def wait_for(condition: Callable[[], bool], server: ApiServer) -> None:
@@ -96,7 +97,7 @@ def test_a_new_version_takes_over_while_every_write_is_answered(
     ):
         writers = Writers(server)
         writing = [threads.submit(writers.write, number) for number in range(CLIENTS)]
-        replace(copy / "main.py", 'version="1.0.0"', 'version="9.0.0"')
+        replace(copy / "main.py", VERSION, "9.0.0")
 
         begin = time.monotonic()
         deploy(server)
@@ -151,13 +152,13 @@ def test_a_broken_version_keeps_the_old_one_until_it_is_mended(copy: Path) -> No
     }
     with ApiServer(copy, "", *WORKERS, app_dir=copy) as server, server.client() as client:
         tasks = [create(client)]
-        replace(copy / "main.py", 'version="1.0.0"', 'version="9.0.0"')
+        replace(copy / "main.py", VERSION, "9.0.0")
 
         for file, content in broken.items():
             whole = file.read_text() if file.exists() else ""
             file.write_text(content)
             refuse(server)
-            assert version(server) == "1.0.0"
+            assert version(server) == VERSION
             assert client.get("/ready").status_code == 200
             tasks.append(create(client))
             assert client.get("/tasks").json() == tasks
@@ -253,6 +254,29 @@ def test_the_version_before_a_migration_serves_beside_the_one_after_it(
     # The code is rolled back, the schema is not.
     with ApiServer(tmp_path, empty_database, SECRET_KEY=SECRET_KEY) as rolled_back:
         assert_everything_works(rolled_back, "rolled-back")
+
+
+def test_requests_do_not_wait_long_for_a_migration_that_waits_for_a_table(
+    new_postgresql_database: Callable[..., str], tmp_path: Path, copy: Path
+) -> None:
+    url = new_postgresql_database()
+    with ApiServer(tmp_path, url) as old, old.client() as client:
+        expand(copy)
+        with connect(url).begin() as connection:
+            connection.execute(text("SELECT * FROM task"))
+            new = ApiServer(copy, url, app_dir=copy)
+            begin = time.monotonic()
+            longest = 0.0
+            while new.process.poll() is None:
+                create(client)
+                longest = max(longest, time.monotonic() - begin)
+                begin = time.monotonic()
+
+        assert new.process.returncode == 3
+        assert "canceling statement due to lock timeout" in new.log.read_text()
+        assert 1 < longest < 6  # it did wait, for the two seconds that a migration may wait
+        with ApiServer(copy, url, app_dir=copy):
+            create(client)
 
 
 AWAY = "postgresql://user:secret@127.0.0.1:1/tasks"

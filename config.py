@@ -3,6 +3,7 @@
 import sys
 from contextlib import suppress
 from typing import Annotated
+from pathlib import Path
 
 from psycopg2 import ProgrammingError
 from psycopg2.extensions import make_dsn, parse_dsn
@@ -28,6 +29,9 @@ DRIVERS = {
     "postgresql": "postgresql+psycopg2",
     "postgresql+psycopg2": "postgresql+psycopg2",
 }
+
+# Where containers have secrets, in a file each, such as `secret_key`.
+SECRETS = Path("/run/secrets")
 
 # The length of HMAC-SHA256, below which a key is weaker than its hash (RFC 7518, 3.2).
 MIN_SECRET_LENGTH = 32
@@ -96,7 +100,9 @@ def is_origin(text: str) -> bool:
 class Settings(BaseSettings):
     """What a deployment may set, each by the environment variable of the same name."""
 
-    model_config = SettingsConfigDict(env_file=".env", extra="ignore")
+    model_config = SettingsConfigDict(
+        env_file=".env", secrets_dir=SECRETS if SECRETS.is_dir() else None, extra="ignore"
+    )
 
     database_url: DatabaseUrl = SecretStr("sqlite:///tasks.db")
     # A PostgreSQL replica, where GET requests read.

@@ -168,8 +168,10 @@ def read_settings() -> Settings:
         for problem in error.errors():
             message = problem["msg"].removeprefix("Value error, ")
             sys.stderr.write(f"{str(problem['loc'][0]).upper()} {message}\n")
-        # The exit code by which uvicorn's parent process knows not to try again.
-        sys.exit(3)
+    except OSError as error:  # such as a secret that only another user may read
+        sys.stderr.write(f"{error.filename} cannot be read: {error.strerror}\n")
+    # The exit code by which uvicorn's parent process knows not to try again.
+    sys.exit(3)
 
 
 settings = read_settings()

@@ -18,7 +18,7 @@ from pydantic import (
     ValidationInfo,
     field_validator,
 )
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
@@ -168,8 +168,8 @@ def read_settings() -> Settings:
         for problem in error.errors():
             message = problem["msg"].removeprefix("Value error, ")
             sys.stderr.write(f"{str(problem['loc'][0]).upper()} {message}\n")
-    except OSError as error:  # such as a secret that only another user may read
-        sys.stderr.write(f"{error.filename} cannot be read: {error.strerror}\n")
+    except SettingsError as error:  # the file of a secret cannot be read
+        sys.stderr.write(f"{error.__cause__}\n")
     # The exit code by which uvicorn's parent process knows not to try again.
     sys.exit(3)
 

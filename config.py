@@ -2,8 +2,8 @@
 
 import sys
 from contextlib import suppress
-from typing import Annotated
 from pathlib import Path
+from typing import Annotated
 
 from psycopg2 import ProgrammingError
 from psycopg2.extensions import make_dsn, parse_dsn

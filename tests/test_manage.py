@@ -343,6 +343,7 @@ def test_postgresql_is_backed_up_by_its_own_program(tmp_path: Path) -> None:
         ("create-user", "ada", "ada@example.com", "--password-stdin"),
         pytest.param(("set-password", "ada", "--password-stdin"), marks=pytest.mark.slow),
         pytest.param(("list-users",), marks=pytest.mark.slow),
+        pytest.param(("migrate",), marks=pytest.mark.slow),
     ],
 )
 def test_a_command_without_a_database_ends_with_one_sentence(
@@ -384,6 +385,23 @@ def test_a_command_leaves_the_schema_to_the_pipeline_if_that_migrates(
     assert sentence.startswith("The database cannot be used: ")
     assert PASSWORD not in sentence
     assert set(inspect(connect(empty_database)).get_table_names()) == {"alembic_version", "task"}
+
+
+@pytest.mark.slow
+def test_the_schema_is_upgraded_and_a_newer_one_stays(empty_database: str, tmp_path: Path) -> None:
+    sentence = "The schema is the newest, or newer than this code knows"
+
+    assert_done(manage(tmp_path, empty_database, "migrate"), sentence)
+
+    with (
+        ApiServer(tmp_path, empty_database, MIGRATE_AT_START="false") as server,
+        server.client() as client,
+    ):
+        assert client.get("/ready").status_code == 200
+        with connect(empty_database).begin() as connection:
+            connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+        assert_done(manage(tmp_path, empty_database, "migrate"), sentence)
+        assert client.get("/ready").status_code == 200
 
 
 EVERYTHING = ("/tasks", "/tasks?deleted=true", "/users", "/tasks/1/transfers", "/tasks/stats")

@@ -125,7 +125,7 @@ TAGS = [
 
 app = FastAPI(
     title="Task API",
-    version="1.0.0",
+    version="1.1.0",
     description=DESCRIPTION,
     openapi_tags=TAGS,
     servers=[{"url": "."}],  # where the document is, so that a path prefix needs no setting

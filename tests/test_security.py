@@ -1,4 +1,4 @@
-"""The page for operators holds: its commands do what it says, one after the other."""
+"""The pages for operators hold: their commands do what they say, one after the other."""
 
 import os
 import shlex
@@ -14,6 +14,7 @@ from servers import ROOT, ApiServer, environment
 from test_readme import blocks, session, without_datetimes
 
 PAGE = (ROOT / "docs/security.md").read_text()
+OPERATIONS = (ROOT / "docs/operations.md").read_text()
 ASKING = ("manage.py create-user", "manage.py set-password")
 ADA = ".venv/bin/python manage.py create-user ada ada@example.com --admin"
 POSTGRESQL = POSTGRES_VERSIONS[max(POSTGRES_VERSIONS)]
@@ -104,7 +105,7 @@ def test_an_operator_replaces_the_secret_key(folder: Path, empty_database: str) 
 @pytest.mark.slow
 def test_an_operator_restores_a_backup(folder: Path, new_database: Callable[[], str]) -> None:
     url = database(folder, new_database())
-    commands = blocks("sh", "Backup and restore", PAGE)
+    commands = blocks("sh", "Backups", OPERATIONS)
     back_up, restore = commands[:2] if url.startswith("sqlite") else commands[2:]
     run(folder, url, ADA, "engine-of-1843")
     with (

@@ -136,7 +136,7 @@ def kinds(attributes: Iterable[Attributes]) -> set[tuple[str | int | None, ...]]
 def test_traces_metrics_and_logs_arrive_and_have_nothing_of_what_clients_send(
     empty_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    page = (ROOT / "docs/operations.md").read_text()
+    page = (ROOT / "docs/telemetry.md").read_text()
     with run_collector() as (url, received):
         for name, value in re.findall(r"(\w*OTEL\w*)=(\S+)", page):
             monkeypatch.setenv(name, value.replace("http://localhost:4318", url))

@@ -17,25 +17,25 @@ pytestmark = [
 ]
 
 FIRST, LAST = "0001-01-01T00:00:00Z", "9999-12-31T23:59:59.999999Z"
+HINT = "ALTER ROLE"
 
 
 @pytest.fixture(scope="module", params=["session", "transaction"])
 def pooler(
     request: pytest.FixtureRequest, postgresql_url: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[PgBouncer]:
-    """PgBouncer with two connections to each database where a client has one per transaction."""
+    """PgBouncer; where clients share connections, they have only two."""
     options = {
         "pool_mode": request.param,
         "default_pool_size": {"session": 40, "transaction": 2}[request.param],
-        "server_idle_timeout": 1,
     }
     with PgBouncer(tmp_path_factory.mktemp("pgbouncer"), postgresql_url, **options) as pooler:
         yield pooler
 
 
-@pytest.fixture
-def direct_url(new_postgresql_database: Callable[[], str]) -> str:
-    """The URL of a new database whose clients are in New York, not by way of the pooler."""
+@pytest.fixture(scope="module")
+def direct_url(new_postgresql_database: Callable[[], str], pooler: PgBouncer) -> str:  # noqa: ARG001
+    """The URL of a database whose clients are in New York, not by way of the pooler."""
     url = new_postgresql_database()
     with connect(url).begin() as connection:
         name = connection.execute(text("SELECT current_database()")).scalar()
@@ -43,86 +43,88 @@ def direct_url(new_postgresql_database: Callable[[], str]) -> str:
     return url
 
 
-def test_the_api_works_behind_a_pooler_without_a_setting(
-    pooler: PgBouncer, direct_url: str, tmp_path: Path
-) -> None:
-    with (
-        ApiServer(tmp_path, pooler.url(direct_url), "--workers", "2") as server,
-        server.client() as client,
-    ):
-        assert client.get("/ready").json() == {"status": "ready"}
-        tasks = create_many(client, [{"title": f"task {number}"} for number in range(200)])
-        updates = [{"id": task["id"], "priority": 3} for task in tasks]
-        updated = client.patch("/tasks/bulk", json=updates).json()
-        assert [task["priority"] for task in updated] == [3] * 200
-        assert client.get("/tasks?sort=-id&limit=1").json() == updated[-1:]
-        assert client.delete("/tasks/1?permanent=true").status_code == 200
-        assert client.get("/tasks/stats").json()["total"] == 199
+@pytest.fixture(scope="module")
+def pooled(
+    pooler: PgBouncer, direct_url: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ApiServer]:
+    folder = tmp_path_factory.mktemp("server")
+    with ApiServer(folder, pooler.url(direct_url), "--workers", "2") as server:
+        yield server
+
+
+@pytest.fixture
+def client(pooled: ApiServer, direct_url: str) -> Iterator[httpx2.Client]:
+    with connect(direct_url).begin() as connection:
+        connection.execute(text("TRUNCATE task RESTART IDENTITY CASCADE"))
+    with pooled.client() as client:
+        yield client
+
+
+def test_the_api_works_behind_a_pooler_without_a_further_setting(client: httpx2.Client) -> None:
+    tasks = create_many(client, [{"title": f"task {number}"} for number in range(200)])
+    updates = [{"id": task["id"], "priority": 3} for task in tasks]
+    updated = client.patch("/tasks/bulk", json=updates).json()
+
+    assert client.get("/ready").json() == {"status": "ready"}
+    assert [task["priority"] for task in updated] == [3] * 200
+    assert client.get("/tasks?sort=-id&limit=1").json() == updated[-1:]
+    assert client.delete("/tasks/1?permanent=true").status_code == 200
+    assert client.get("/tasks/stats").json()["total"] == 199
 
 
 def test_datetimes_are_right_behind_a_pooler_to_a_server_in_new_york(
-    pooler: PgBouncer, direct_url: str, tmp_path: Path
+    client: httpx2.Client, direct_url: str
 ) -> None:
-    with ApiServer(tmp_path, pooler.url(direct_url)) as server, server.client() as client:
-        tasks = [create(client, due_at=due_at) for due_at in (FIRST, LAST)]
+    tasks = [create(client, due_at=due_at) for due_at in (FIRST, LAST)]
 
-        assert [task["due_at"] for task in tasks] == [FIRST, LAST]
-        assert all(task["created_at"].endswith("Z") for task in tasks)
-        assert client.get("/tasks?sort=due_at").json() == tasks
-        assert [client.get(f"/tasks/{task['id']}").json() for task in tasks] == tasks
-        assert client.get(f"/tasks?due_before={FIRST}").json() == []
+    assert [task["due_at"] for task in tasks] == [FIRST, LAST]
+    assert all(task["created_at"].endswith("Z") for task in tasks)
+    assert client.get("/tasks?sort=due_at").json() == tasks
+    assert [client.get(f"/tasks/{task['id']}").json() for task in tasks] == tasks
+    assert client.get(f"/tasks?due_before={FIRST}").json() == []
     with connect(direct_url).connect() as connection:
         stored = connection.execute(text("SELECT (due_at AT TIME ZONE 'UTC')::text FROM task"))
         assert set(stored.scalars()) == {"0001-01-01 00:00:00", "9999-12-31 23:59:59.999999"}
 
 
 def test_the_zone_of_another_client_of_the_pooler_changes_no_datetime(
-    pooler: PgBouncer, direct_url: str, tmp_path: Path
+    client: httpx2.Client, pooler: PgBouncer, direct_url: str
 ) -> None:
-    url = pooler.url(direct_url)
-    with (
-        ApiServer(tmp_path, url) as server,
-        server.client() as client,
-        connect(url).execution_options(isolation_level="AUTOCOMMIT").connect() as other,
-    ):
-        other.execute(text("SET TIME ZONE 'Asia/Tokyo'"))
+    other = connect(pooler.url(direct_url)).execution_options(isolation_level="AUTOCOMMIT")
+    with other.connect() as connection:
+        connection.execute(text("SET TIME ZONE 'Asia/Tokyo'"))
         for _ in range(20):
-            assert other.execute(text("SHOW TIME ZONE")).scalar() == "Asia/Tokyo"
+            assert connection.execute(text("SHOW TIME ZONE")).scalar() == "Asia/Tokyo"
             task = create(client, due_at=FIRST)
             assert client.get(f"/tasks/{task['id']}").json()["due_at"] == FIRST
 
 
 def test_more_clients_than_the_pooler_has_connections_are_all_answered(
-    pooler: PgBouncer, direct_url: str, tmp_path: Path
+    client: httpx2.Client,
 ) -> None:
-    with ApiServer(tmp_path, pooler.url(direct_url)) as server, server.client() as client:
+    def ask(number: int) -> httpx2.Response:
+        if number % 2:
+            return client.post("/tasks", json={"title": f"task {number}"})
+        return client.post("/tasks/bulk", json=[{"title": f"task {number}"}] * 100)
 
-        def ask(number: int) -> httpx2.Response:
-            if number % 2:
-                return client.post("/tasks", json={"title": f"task {number}"})
-            return client.post("/tasks/bulk", json=[{"title": f"task {number}"}] * 100)
-
-        for _ in range(5):
-            answers = at_once(20, ask)
-            assert {answer.status_code for answer in answers} == {201}
-        assert client.get("/tasks/stats").json()["total"] == 5 * (10 + 1000)
+    for _ in range(5):
+        answers = at_once(20, ask)
+        assert {answer.status_code for answer in answers} == {201}
+    assert client.get("/tasks/stats").json()["total"] == 5 * (10 + 1000)
 
 
-def test_the_log_says_once_how_to_set_the_limits_that_a_pooler_refuses(
-    pooler: PgBouncer, direct_url: str, tmp_path: Path
+def test_the_log_says_once_for_each_worker_how_to_set_the_limits_that_a_pooler_refuses(
+    pooled: ApiServer, client: httpx2.Client
 ) -> None:
-    with ApiServer(tmp_path, pooler.url(direct_url)) as server, server.client() as client:
-        at_once(5, lambda _: client.get("/tasks").raise_for_status())
-    with ApiServer(tmp_path, direct_url) as direct:
-        pass
+    at_once(10, lambda _: client.get("/tasks"))
 
-    assert server.log.read_text().count("ALTER ROLE") == 1
-    assert "ALTER ROLE" not in direct.log.read_text()
+    assert pooled.log.read_text().count(HINT) == 2
 
 
 def test_a_limit_of_the_role_ends_a_statement_behind_a_pooler(
-    pooler: PgBouncer, direct_url: str, tmp_path: Path
+    pooler: PgBouncer, new_postgresql_database: Callable[[], str], tmp_path: Path
 ) -> None:
+    direct_url = new_postgresql_database()
     with connect(direct_url).begin() as connection:
         name = connection.execute(text("SELECT current_database()")).scalar()
         limit = f"ALTER ROLE CURRENT_USER IN DATABASE {name} SET statement_timeout = '1s'"
@@ -144,17 +146,25 @@ def test_a_limit_of_the_role_ends_a_statement_behind_a_pooler(
 
 
 def test_a_pooler_that_is_restarted_is_an_outage_that_ends_with_it(
-    pooler: PgBouncer, direct_url: str, tmp_path: Path
+    client: httpx2.Client, pooler: PgBouncer
 ) -> None:
-    with ApiServer(tmp_path, pooler.url(direct_url)) as server, server.client() as client:
-        task = create(client)
+    task = create(client)
 
-        pooler.stop()
-        for _ in range(2):
-            answer = client.get("/tasks")
-            assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
+    pooler.stop()
+    for _ in range(2):
+        answer = client.get("/tasks")
+        assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
 
-        pooler.start()
-        for _ in range(5):
-            assert client.get("/tasks/1").json() == task
-            create(client)
+    pooler.start()
+    for _ in range(5):
+        assert client.get("/tasks/1").json() == task
+        create(client)
+
+
+def test_without_a_pooler_the_log_says_nothing_about_limits(
+    new_postgresql_database: Callable[[], str], tmp_path: Path
+) -> None:
+    with ApiServer(tmp_path, new_postgresql_database()) as server:
+        pass
+
+    assert HINT not in server.log.read_text()

@@ -65,7 +65,9 @@ class Cluster:
         self.run("pg_basebackup", *where, "-R", "-c", "fast", "--no-sync")
 
     def start(self) -> None:
-        options = f"-h 127.0.0.1 -p {self.port} -k {self.files.pgdata}"
+        # Without fsync, since the machine goes on when a server is killed. Without a socket in the
+        # file system, since its lock would outlive a killed server.
+        options = f"-h 127.0.0.1 -p {self.port} -k '' -F"
         self.control("-l", str(self.files.log), "-o", options, "start")
 
     def stop(self) -> None:
@@ -96,6 +98,16 @@ class Cluster:
         finally:
             for process in processes:
                 process.resume()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Let it, which is a standby, repeat nothing for a while."""
+        self.execute("SELECT pg_wal_replay_pause()")
+        wait_until(lambda: self.execute("SELECT pg_get_wal_replay_pause_state()") == "paused")
+        try:
+            yield
+        finally:
+            self.execute("SELECT pg_wal_replay_resume()")
 
     def execute(self, statement: str) -> object:
         """Run a statement outside a transaction, and return the first value of its result."""

@@ -10,6 +10,7 @@ from uuid import uuid4
 import httpx2
 import pytest
 from calls import PASSWORD, SECRET_KEY, insert_user, sign_in
+from clusters import Cluster, run_primary_and_standby
 from servers import ROOT, ApiServer, connect, run_postgresql
 from sqlalchemy import Engine, insert, inspect, make_url, select, text
 
@@ -61,6 +62,23 @@ def new_database(
         return lambda: f"sqlite:///{tmp_path_factory.mktemp('sqlite')}/tasks.db"
     create: Callable[[], str] = request.getfixturevalue("new_postgresql_database")
     return create
+
+
+@pytest.fixture(scope="session")
+def pair() -> Iterator[tuple[Cluster, Cluster]]:
+    """A primary and its standby, which the tests leave as they were."""
+    with run_primary_and_standby() as pair:
+        yield pair
+
+
+@pytest.fixture
+def primary(pair: tuple[Cluster, Cluster]) -> Cluster:
+    return pair[0]
+
+
+@pytest.fixture
+def standby(pair: tuple[Cluster, Cluster]) -> Cluster:
+    return pair[1]
 
 
 @pytest.fixture

@@ -184,7 +184,7 @@ def test_reads_are_refused_until_the_replica_has_the_new_schema(
 ) -> None:
     primary.execute("CREATE DATABASE upgraded")
     wait_until(lambda: standby.execute("SELECT 1 FROM pg_database WHERE datname = 'upgraded'"))
-    urls = [cluster.url.replace("/postgres", "/upgraded") for cluster in (primary, standby)]
+    urls = [f"{cluster.url.removesuffix('postgres')}upgraded" for cluster in (primary, standby)]
     with standby.paused():
         server = ApiServer(tmp_path, urls[0], DATABASE_REPLICA_URL=urls[1])
         with server, server.client() as client:

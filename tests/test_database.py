@@ -24,7 +24,7 @@ from servers import (
     listen_to_postgresql,
     run_postgresql,
 )
-from sqlalchemy import Engine, NullPool, create_engine, text
+from sqlalchemy import Engine, NullPool, create_engine, make_url, text
 from sqlalchemy.exc import IntegrityError
 
 from config import Settings
@@ -406,6 +406,27 @@ def test_a_postgresql_url_is_accepted_as_providers_write_it(
     engine = create_engine(accepted.get_secret_value(), poolclass=NullPool)
     with engine.connect() as connection:
         assert connection.execute(text("SELECT 42")).scalar() == 42
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg2"])
+@pytest.mark.parametrize(
+    ("hosts", "ports"), [("a:5432,b:5433", "5432,5433"), ("a,b:5433", ",5433"), ("a,b", ",")]
+)
+def test_a_postgresql_url_may_name_several_hosts(scheme: str, hosts: str, ports: str) -> None:
+    url = f"{scheme}://user:pass%2Fword@{hosts}/tasks?target_session_attrs=read-write"
+
+    accepted = Settings(_env_file=None, database_url=SecretStr(url)).database_url
+
+    parsed = make_url(accepted.get_secret_value())
+    _, parameters = parsed.get_dialect()().create_connect_args(parsed)
+    assert parameters == {
+        "host": "a,b",
+        "port": ports,
+        "user": "user",
+        "password": "pass/word",
+        "dbname": "tasks",
+        "target_session_attrs": "read-write",
+    }
 
 
 def assert_refused(name: str, value: str, sentence: str) -> None:

@@ -4,6 +4,7 @@ They print what they measure with `-s`.
 """
 
 import asyncio
+import signal
 import socket
 import time
 from collections import Counter
@@ -121,19 +122,21 @@ def test_a_commit_that_hangs_ends_after_the_limits(primary: Cluster, tmp_path: P
         create(client)
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize(
+    ("number", "workers"), [(signal.SIGTERM, "1"), (signal.SIGINT, "1"), (signal.SIGTERM, "2")]
+)
 def test_a_stop_ends_in_time_while_a_commit_hangs(
-    primary: Cluster, tmp_path: Path, workers: str
+    primary: Cluster, tmp_path: Path, number: signal.Signals, workers: str
 ) -> None:
     options = ("--workers", workers, "--timeout-graceful-shutdown", "1")
     with ApiServer(tmp_path, primary.url, *options) as server, primary.having(**NOBODY):
         waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
         with socket.create_connection(("127.0.0.1", make_url(server.url).port or 0)) as client:
-            client.sendall(create_task(f"for-{workers}"))
+            client.sendall(create_task(f"{number}-{workers}"))
             wait_until(lambda: primary.execute(waiting))
 
             begin = time.monotonic()
-            server.process.terminate()
+            server.process.send_signal(number)
             server.process.wait(timeout=20)
 
         seconds = time.monotonic() - begin

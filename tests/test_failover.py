@@ -34,7 +34,7 @@ def test_after_a_failover_the_same_processes_go_on_and_nothing_acknowledged_is_l
     tmp_path: Path,
 ) -> None:
     with run_primary_and_standby() as (primary, standby):
-        url = url_of(primary, standby, target_session_attrs="read-write")
+        url = url_of(standby, primary, target_session_attrs="read-write")
         with ApiServer(tmp_path, url, "--workers", "2") as server:
             with server.client() as client:
                 create(client, title="first")

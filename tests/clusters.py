@@ -23,14 +23,12 @@ PGBOUNCER = os.environ.get("PGBOUNCER") or shutil.which(
 )
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 20) -> float:
-    """Wait until it is true, and return the seconds that took."""
-    begin = time.monotonic()
+def wait_until(condition: Callable[[], object], seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
     while not condition():
-        if time.monotonic() - begin > seconds:
+        if time.monotonic() > end:
             raise TimeoutError
         time.sleep(0.02)
-    return time.monotonic() - begin
 
 
 def url_of(*clusters: "Cluster", **options: str) -> str:
@@ -101,7 +99,7 @@ class Cluster:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Let it, which is a standby, repeat nothing for a while."""
+        """Let a standby repeat nothing for a while."""
         self.execute("SELECT pg_wal_replay_pause()")
         wait_until(lambda: self.execute("SELECT pg_get_wal_replay_pause_state()") == "paused")
         try:
@@ -123,6 +121,7 @@ class Cluster:
 
     @contextmanager
     def having(self, **settings: str) -> Iterator[None]:
+        """Let it have these settings for a while."""
         before = {name: str(self.execute(f"SHOW {name}")) for name in settings}
         for name, value in settings.items():
             self.set(name, value)

@@ -8,6 +8,7 @@ import signal
 import socket
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx2
@@ -72,54 +73,50 @@ def assert_unavailable_in_time(answers: list[httpx2.Response], begin: float) -> 
         assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
 
 
+@pytest.fixture(scope="module")
+def client(
+    pair: tuple[Cluster, Cluster], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[httpx2.Client]:
+    """A client of a server with short limits."""
+    folder, primary = tmp_path_factory.mktemp("server"), pair[0]
+    with (
+        ApiServer(
+            folder, primary.url, DATABASE_STATEMENT_TIMEOUT="1", DATABASE_CONNECT_TIMEOUT="1"
+        ) as server,
+        server.client() as client,
+    ):
+        yield client
+
+
 def test_requests_on_a_frozen_primary_end_after_their_limits(
-    primary: Cluster, tmp_path: Path
+    client: httpx2.Client, primary: Cluster
 ) -> None:
-    with (
-        ApiServer(
-            tmp_path,
-            primary.url,
-            DATABASE_STATEMENT_TIMEOUT="1",
-            DATABASE_CONNECT_TIMEOUT="1",
-        ) as server,
-        server.client() as client,
-    ):
+    def ask(number: int) -> httpx2.Response:
+        if number % 2:
+            return client.get("/tasks")
+        return client.post("/tasks", json={"title": f"task {number}"})
 
-        def ask(number: int) -> httpx2.Response:
-            title = f"task {number}"
-            return (
-                client.get("/tasks") if number % 2 else client.post("/tasks", json={"title": title})
-            )
-
-        at_once(10, ask)
-        with primary.frozen():
-            for _ in range(2):  # the second time on new connections
-                begin = time.monotonic()
-                assert_unavailable_in_time(at_once(20, ask), begin)
-            assert client.get("/health").status_code == 200
-
-        wait_until(lambda: client.get("/ready").status_code == 200)
-        assert {answer.status_code for answer in at_once(20, ask)} == {200, 201}
-
-
-def test_a_commit_that_hangs_ends_after_the_limits(primary: Cluster, tmp_path: Path) -> None:
-    with (
-        ApiServer(
-            tmp_path,
-            primary.url,
-            DATABASE_STATEMENT_TIMEOUT="1",
-            DATABASE_CONNECT_TIMEOUT="1",
-        ) as server,
-        server.client() as client,
-    ):
-        task = create(client)
-        with primary.having(**NOBODY):
+    at_once(10, ask)
+    with primary.frozen():
+        for _ in range(2):  # the second time on new connections
             begin = time.monotonic()
-            answers = at_once(5, lambda _: client.post("/tasks", json={"title": "waiting"}))
-            assert_unavailable_in_time(answers, begin)
-            assert client.get(f"/tasks/{task['id']}").json() == task
+            assert_unavailable_in_time(at_once(20, ask), begin)
+        assert client.get("/health").status_code == 200
 
-        create(client)
+    wait_until(lambda: client.get("/ready").status_code == 200)
+    assert {answer.status_code for answer in at_once(20, ask)} == {200, 201}
+
+
+def test_a_commit_that_hangs_ends_after_the_limits(client: httpx2.Client, primary: Cluster) -> None:
+    task = create(client)
+
+    with primary.having(**NOBODY):
+        begin = time.monotonic()
+        answers = at_once(5, lambda _: client.post("/tasks", json={"title": "waiting"}))
+        assert_unavailable_in_time(answers, begin)
+        assert client.get(f"/tasks/{task['id']}").json() == task
+
+    create(client)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The settings, read from the environment and from the file `.env`."""
 
+import os
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -101,7 +102,9 @@ class Settings(BaseSettings):
     """What a deployment may set, each by the environment variable of the same name."""
 
     model_config = SettingsConfigDict(
-        env_file=".env", secrets_dir=SECRETS if SECRETS.is_dir() else None, extra="ignore"
+        env_file=".env",
+        secrets_dir=SECRETS if os.access(SECRETS, os.R_OK | os.X_OK) else None,
+        extra="ignore",
     )
 
     database_url: DatabaseUrl = SecretStr("sqlite:///tasks.db")
@@ -169,7 +172,7 @@ def read_settings() -> Settings:
             message = problem["msg"].removeprefix("Value error, ")
             sys.stderr.write(f"{str(problem['loc'][0]).upper()} {message}\n")
     except SettingsError as error:  # the file of a secret cannot be read
-        sys.stderr.write(f"{error.__cause__}\n")
+        sys.stderr.write(f"{error}: {error.__cause__}\n")
     # The exit code by which uvicorn's parent process knows not to try again.
     sys.exit(3)
 

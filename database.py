@@ -2,8 +2,8 @@
 
 import sqlite3
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from functools import lru_cache
+from contextlib import asynccontextmanager, suppress
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -103,9 +103,11 @@ Model = TypeVar("Model", bound=SQLModel)
 Result = TypeVar("Result")
 
 
-async def run_in_slot(function: Callable[[], Result]) -> Result:
+async def run_in_slot(
+    function: Callable[[], Result], slots: tuple[Semaphore, ...] = to_read
+) -> Result:
     """Return what the function returns, which runs in a thread and may use one connection."""
-    async with hold(to_read):
+    async with hold(slots):
         return await run_in_threadpool(function)
 
 
@@ -187,3 +189,13 @@ def schema_is_current(engine: Engine = reading_engine) -> bool:
     with engine.connect() as connection:
         version = MigrationContext.configure(connection).get_current_revision()
     return version is not None and version not in older_versions()
+
+
+async def schema_may_be_old() -> bool:
+    """Return whether the schema of the primary, or of the replica a little later, is too old."""
+    for each, slots_of_each in {reading_engine: to_read, replica_engine: to_read_replica}.items():
+        # A CommandError says that it has several versions.
+        with suppress(CommandError, DBAPIError, PoolTimeoutError):
+            if not await run_in_slot(partial(schema_is_current, each), slots_of_each):
+                return True
+    return False

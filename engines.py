@@ -117,7 +117,7 @@ def connect_with_limits(
 
     PgBouncer refuses them, since its clients share their connections to PostgreSQL.
     """
-    options = parameters.get("options", "")  # of the URL, which may replace the limits
+    options = parameters.get("options", "")  # of the URL, which may have shorter limits
     try:
         return psycopg2.connect(**parameters | {"options": f"{LIMITS} {options}"})
     except psycopg2.OperationalError as error:
@@ -155,18 +155,18 @@ def replace_read_only(context: ExceptionContext) -> None:
         context.is_disconnect = True
 
 
-# The connections to PostgreSQL that are in use, and when each was last asked for something.
-asked: dict[Any, float] = {}
+# The connections to PostgreSQL that are in use, and when each last began to wait for an answer.
+waits: dict[Any, float] = {}
 
 
 def begin_wait(connection: Connection, *_: object) -> None:
     """Remember that PostgreSQL is asked now."""
-    asked[connection.connection.dbapi_connection] = monotonic()
+    waits[connection.connection.dbapi_connection] = monotonic()
 
 
 def end_wait(connection: psycopg2.extensions.connection | None, *_: object) -> None:
     """Forget a connection that is no longer in use."""
-    asked.pop(connection, None)
+    waits.pop(connection, None)
 
 
 def end_long_waits(max_wait: float) -> None:
@@ -174,14 +174,14 @@ def end_long_waits(max_wait: float) -> None:
 
     libpq waits without a limit for a server that is frozen, or that waits for a replica.
     """
-    for connection, since in list(asked.items()):
-        if monotonic() - since > max_wait:
-            # It may be closed meanwhile.
+    for connection, begin in waits.copy().items():
+        if monotonic() - begin > max_wait:
+            # Its thread may have closed it by now.
             with (
-                suppress(OSError, psycopg2.InterfaceError),
-                socket.fromfd(connection.fileno(), socket.AF_INET, socket.SOCK_STREAM) as end,
+                suppress(OSError, psycopg2.Error),
+                socket.fromfd(connection.fileno(), socket.AF_INET, socket.SOCK_STREAM) as same,
             ):
-                end.shutdown(socket.SHUT_RDWR)
+                same.shutdown(socket.SHUT_RDWR)
 
 
 @asynccontextmanager
@@ -195,9 +195,11 @@ async def watch_connections() -> AsyncIterator[None]:
 
     async with create_task_group() as tasks:
         tasks.start_soon(watch)
-        yield
-        tasks.cancel_scope.cancel()
-    end_long_waits(0)
+        try:
+            yield
+        finally:
+            tasks.cancel_scope.cancel()
+            end_long_waits(0)
 
 
 def open_engine(database_url: SecretStr) -> Engine:

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from alembic.util import CommandError
 from fastapi import HTTPException
 from pydantic import SecretStr, ValidationError
-from sqlalchemy import Connection, Engine, Table
+from sqlalchemy import Connection, Engine, Table, TableClause, inspect
 from sqlalchemy.exc import DBAPIError
-from sqlmodel import Session, SQLModel, col, func, insert, select, text
+from sqlmodel import Session, SQLModel, col, func, insert, literal, select, text
 
 from config import check_database_url, settings
 from database import (
@@ -134,7 +135,9 @@ def copy_table(table: Table, source: Connection, target: Connection) -> int:
         target.execute(insert(table), [dict(row) for row in rows])
         number += len(rows)
     last_id = "SELECT seq FROM sqlite_sequence WHERE name = :table"
-    if last := source.execute(text(last_id), {"table": table.name}).scalar():
+    last = source.execute(text(last_id), {"table": table.name}).scalar()
+    # SQLite notes the last id only of tables that never use one again.
+    if last := last or source.execute(select(func.max(table.c.id))).scalar():
         sequence = func.pg_get_serial_sequence(f'"{table.name}"', "id")
         target.execute(func.setval(sequence, last).select())
     return number
@@ -148,25 +151,38 @@ def open_named(name: str, url: str) -> Engine:
         sys.exit(f"{name} {error}")
 
 
+def is_empty(database: Connection) -> bool:
+    """Return whether no table has a row, except the one with the version of the schema."""
+    names = set(inspect(database).get_table_names()) - {"alembic_version"}
+    statements = (select(literal(1)).select_from(TableClause(name)).limit(1) for name in names)
+    return not any(database.execute(statement).first() for statement in statements)
+
+
 @cli.command()
 def copy(
     from_url: Annotated[str, typer.Argument(metavar="FROM", help="sqlite:///tasks.db")],
     to_url: Annotated[str, typer.Argument(metavar="TO", help="postgres://user@host/database")],
 ) -> None:
-    """Copy a SQLite database to a PostgreSQL database that is new. Stop the API before."""
+    """Copy a SQLite database, which must be writable, to an empty one of PostgreSQL.
+
+    Stop the API before.
+    """
     from_engine, to_engine = open_named("FROM", from_url), open_named("TO", to_url)
     if (from_engine.dialect.name, to_engine.dialect.name) != ("sqlite", "postgresql"):
         sys.exit("FROM must be SQLite, and TO PostgreSQL")
     if not Path(str(from_engine.url.database)).is_file():
         sys.exit("FROM does not exist")
     if not schema_is_current(from_engine):
-        sys.exit("The schema of FROM is not the newest: start the API with it before")
+        sys.exit("The schema of FROM is not the newest: run `manage.py migrate` with it before")
+    with to_engine.connect() as target:
+        if not is_empty(target):
+            sys.exit("TO is not empty")
     upgrade_schema(to_engine)
     tables = SQLModel.metadata.sorted_tables
     with from_engine.begin() as source, to_engine.begin() as target:
         # So that nobody else fills them before the end.
         target.execute(text("LOCK TABLE " + ", ".join(f'"{table.name}"' for table in tables)))
-        if any(target.execute(table.select().limit(1)).first() for table in tables):
+        if not is_empty(target):
             sys.exit("TO is not empty")
         numbers = {table.name: copy_table(table, source, target) for table in tables}
     for name, number in numbers.items():
@@ -186,6 +202,8 @@ def main() -> None:
             sys.stderr.write(f"{problem['loc'][0]}: {message}\n")
         sys.exit(1)
     except (OSError, UnicodeError) as error:  # no database, or a password that is not UTF-8
+        sys.exit(str(error))
+    except CommandError as error:  # the schema has several versions
         sys.exit(str(error))
     except DBAPIError as error:
         sys.exit(f"The database cannot be used: {first_line(error)}")

@@ -3,11 +3,9 @@
 import logging
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable
-from functools import partial
 from traceback import format_tb
 from typing import Annotated, Any, Generic, TypeVar, get_args, get_origin
 
-from alembic.util import CommandError
 from fastapi import Header, HTTPException, Request, Response
 from fastapi.dependencies.utils import get_flat_params
 from fastapi.exception_handlers import http_exception_handler
@@ -24,7 +22,7 @@ from sqlmodel import Session, SQLModel, func
 from starlette.convertors import IntegerConvertor, register_url_convertor
 from starlette.routing import Match
 
-from database import first_line, is_outage, replica_engine, run_in_slot, schema_is_current
+from database import first_line, is_outage, schema_may_be_old
 from middleware import MAX_BODY_SIZE
 from models import MAX_INTEGER, ErrorMessage, Problems, Task
 from queries import (
@@ -236,22 +234,12 @@ async def respond_wrong_method(request: Request, _error: HTTPException) -> Respo
 
 async def respond_database_error(request: Request, error: DBAPIError) -> JSONResponse:
     """Respond with 503 to an outage or a schema that is too old, and with 500 to a bug."""
-    if is_outage(error) or await schema_may_be_the_cause(error):
+    may_be_the_schema = isinstance(error, OperationalError | ProgrammingError)
+    if is_outage(error) or (may_be_the_schema and await schema_may_be_old()):
         return await respond_unavailable(request, error)
     traceback = "".join(format_tb(error.__traceback__))
     logger.error("%s in %s\n%s", first_line(error), error.statement, traceback)
     return JSONResponse({"detail": "Internal Server Error"}, 500)
-
-
-async def schema_may_be_the_cause(error: DBAPIError) -> bool:
-    """Return whether a statement may have failed because the schema is too old."""
-    if not isinstance(error, OperationalError | ProgrammingError):
-        return False
-    try:
-        # A replica gets a new schema after the primary.
-        return not await run_in_slot(partial(schema_is_current, replica_engine))
-    except (CommandError, DBAPIError, PoolTimeoutError):  # the first: it has several versions
-        return False
 
 
 async def respond_unavailable(_request: Request, error: Exception) -> JSONResponse:

@@ -19,7 +19,7 @@ def keep_autoincrement(_inspector: object, table: Table, _column: object) -> Non
     table.kwargs["sqlite_autoincrement"] = True
 
 
-# That of `upgrade_schema`; Alembic's own commands have none.
+# `upgrade_schema` gives one, the command `alembic` does not.
 engine = context.config.attributes.get("engine", database.engine)
 is_sqlite = engine.dialect.name == "sqlite"
 

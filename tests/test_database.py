@@ -595,3 +595,17 @@ def test_the_settings_are_read_from_a_file(tmp_path: Path) -> None:
     with ApiServer(tmp_path) as server, server.client() as client:
         assert client.get("/ready").status_code == 200
     assert (tmp_path / "from-file.db").exists()
+
+
+def test_secrets_of_a_container_are_files_and_the_environment_comes_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "secret_key").write_text("x" * 64 + "\n")
+    (tmp_path / "token_lifetime").write_text("30")
+    monkeypatch.setenv("TOKEN_LIFETIME", "20")
+
+    settings = Settings(_env_file=None, _secrets_dir=tmp_path)
+
+    assert settings.secret_key is not None
+    assert settings.secret_key.get_secret_value() == "x" * 64
+    assert settings.token_lifetime == 20

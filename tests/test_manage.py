@@ -442,7 +442,9 @@ def test_a_copy_on_postgresql_has_everything_and_goes_on_with_new_ids(
         assert [ada.get(path).json() for path in EVERYTHING] == before
         again = ada.post("/tasks", json={"title": "Print the report"}, headers=key).json()
         assert again == repeated
-        assert create(ada)["id"] == 5
+        other = {"Idempotency-Key": "0b1cde75"}
+        assert ada.post("/tasks", json={"title": "new"}, headers=other).status_code == 201
+        assert create(ada)["id"] == 6
 
 
 @pytest.mark.slow
@@ -465,20 +467,24 @@ def test_a_copy_adds_nothing_to_a_database_that_is_in_use(
     new_postgresql_database: NewDatabase, tmp_path: Path
 ) -> None:
     url, new_url = f"sqlite:///{tmp_path}/team.db", new_postgresql_database()
-    for each in (url, new_url):
-        alembic(each, "upgrade", "head")
+    alembic(url, "upgrade", "head")
+    alembic(new_url, "upgrade", "0001")
     fill(connect(url), 3)
-    insert_user(connect(new_url), "eve")
+    with connect(new_url).begin() as connection:
+        values = "'Read', 'pending', 0, now(), now()"
+        fields = "title, status, priority, created_at, updated_at"
+        connection.execute(text(f"INSERT INTO task ({fields}) VALUES ({values})"))  # noqa: S608
 
     assert_refused(manage(tmp_path, "", "copy", url, new_url), "TO is not empty")
 
     with connect(new_url).connect() as connection:
-        assert connection.execute(text('SELECT username FROM "user"')).scalars().all() == ["eve"]
-        assert connection.execute(text("SELECT count(*) FROM task")).scalar() == 0
+        assert connection.execute(text("SELECT title FROM task")).scalars().all() == ["Read"]
+        version = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+        assert version == "0001"
 
 
 WRONG_SCHEME = "must begin with sqlite:///, postgres:// or postgresql://"
-OLD_SCHEMA = "The schema of FROM is not the newest: start the API with it before"
+OLD_SCHEMA = "The schema of FROM is not the newest: run `manage.py migrate` with it before"
 
 
 @pytest.mark.parametrize(

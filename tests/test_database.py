@@ -152,6 +152,7 @@ def test_more_requests_than_connections_are_all_answered(
         assert set(threads.map(read, range(160))) == {200}
 
 
+@pytest.mark.slow
 def test_nobody_waits_longer_for_a_busy_connection_than_the_timeout_of_the_pool(
     new_postgresql_database: NewDatabase, tmp_path: Path
 ) -> None:
@@ -340,6 +341,7 @@ def test_a_postgresql_that_does_not_answer_is_given_up_after_five_seconds(tmp_pa
             assert "secret" not in server.log.read_text() + answer.text
 
 
+@pytest.mark.slow
 def test_a_locked_sqlite_is_read_but_not_written_until_it_is_free(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/tasks.db"
     with (

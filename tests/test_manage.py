@@ -487,6 +487,7 @@ WRONG_SCHEME = "must begin with sqlite:///, postgres:// or postgresql://"
 OLD_SCHEMA = "The schema of FROM is not the newest: run `manage.py migrate` with it before"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("source", "target", "sentence"),
     [

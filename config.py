@@ -52,7 +52,7 @@ def require_known_options(url: URL) -> None:
 def parse_url(database_url: str) -> URL:
     """Return the URL, which may name several hosts; raise ValueError for a text that is no URL."""
     options = {}
-    with suppress(ProgrammingError):
+    with suppress(ProgrammingError, UnicodeError):
         options = parse_dsn(database_url.replace("+psycopg2", "", 1))
     try:
         if "," not in options.get("host", ""):

@@ -265,6 +265,7 @@ def test_the_api_works_below_a_path(name: str, tmp_path: Path) -> None:
         script = client.get("/todo/swagger/swagger-ui-bundle.js")
         document = client.get("/todo/openapi.json")
         read = client.get(created.headers["Location"])
+        outside = client.get("/health")
 
     assert created.headers["Location"] == "/todo/tasks/1"
     assert page.headers["Link"] == f'<{proxy.url}/todo/tasks?limit=1&after=1>; rel="next"'
@@ -272,6 +273,7 @@ def test_the_api_works_below_a_path(name: str, tmp_path: Path) -> None:
     assert script.status_code == 200
     assert document.json()["servers"] == [{"url": "."}]
     assert read.json() == created.json()
+    assert outside.status_code == 404
 
 
 def test_a_client_cannot_choose_its_address(proxy: Proxy) -> None:

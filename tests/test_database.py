@@ -239,6 +239,7 @@ def test_two_workers_write_at_once(server: ApiServer, client: httpx2.Client) -> 
     assert {task["priority"] for task in tasks} == {3}
 
 
+@pytest.mark.slow
 def test_an_absent_postgresql_is_answered_with_503_until_it_is_back(tmp_path: Path) -> None:
     with run_postgresql() as postgresql, ApiServer(tmp_path, postgresql.get_uri()) as server:
         with server.client() as client:

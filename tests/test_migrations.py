@@ -87,6 +87,7 @@ def test_every_migration_can_be_undone_and_done_again(empty_database: str) -> No
     assert schema(empty_database) == newest
 
 
+@pytest.mark.slow
 def test_the_tasks_of_the_first_version_are_unchanged(empty_database: str, tmp_path: Path) -> None:
     alembic(empty_database, "upgrade", "0001")
     timestamp = "2026-01-0{} 12:00:00.123456" + "+00:00" * empty_database.startswith("postgresql")

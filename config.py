@@ -1,4 +1,4 @@
-"""The settings, read from the environment and from the file `.env`."""
+"""The settings, read from the environment, the file `.env` and the secrets of a container."""
 
 import os
 import sys

@@ -192,7 +192,7 @@ def schema_is_current(engine: Engine = reading_engine) -> bool:
 
 
 async def schema_may_be_old() -> bool:
-    """Return whether the schema of the primary, or of the replica a little later, is too old."""
+    """Return whether the schema of the primary is too old, or that of the replica still is."""
     for each, slots_of_each in {reading_engine: to_read, replica_engine: to_read_replica}.items():
         # A CommandError says that it has several versions.
         with suppress(CommandError, DBAPIError, PoolTimeoutError):

@@ -201,9 +201,8 @@ def main() -> None:
             message = problem["msg"].removeprefix("Value error, ")
             sys.stderr.write(f"{problem['loc'][0]}: {message}\n")
         sys.exit(1)
-    except (OSError, UnicodeError) as error:  # no database, or a password that is not UTF-8
-        sys.exit(str(error))
-    except CommandError as error:  # the schema has several versions
+    # No database, a password that is not UTF-8, or a schema that has several versions.
+    except (OSError, UnicodeError, CommandError) as error:
         sys.exit(str(error))
     except DBAPIError as error:
         sys.exit(f"The database cannot be used: {first_line(error)}")

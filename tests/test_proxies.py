@@ -387,18 +387,21 @@ def test_the_proxy_closes_connections_of_idle_clients(impatient_proxy: Proxy) ->
 
 def test_the_same_proxy_serves_when_the_api_is_started_again(name: str, tmp_path: Path) -> None:
     with (
+        UnixServer(tmp_path) as first,
         Proxy(name, tmp_path) as proxy,
         proxy.client() as client,
         ThreadPoolExecutor(1) as threads,
     ):
-        with UnixServer(tmp_path):
-            before = client.get("/health").status_code
+        before = client.get("/health")
+        first.process.terminate()
+        first.process.wait(timeout=20)
         between = threads.submit(client.get, "/health")
         wait([between], timeout=1)
         with UnixServer(tmp_path):
-            after = client.get("/health").status_code
+            after = client.get("/health")
+            between.result()
 
-    assert (before, after) == (200, 200)
+    assert (before.status_code, after.status_code) == (200, 200)
     assert between.result().status_code == {"nginx": 502, "caddy": 200}[name]  # Caddy waits
 
 

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from hashlib import sha256
+from itertools import chain
 from operator import attrgetter
 from typing import Annotated, Any
 
@@ -16,10 +17,11 @@ from pydantic_core import to_json
 from sqlalchemy import Row, inspect
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm.attributes import flag_modified
-from sqlmodel import Session, col, delete, func, select
+from sqlmodel import Session, col, delete, func, insert, select
 
 import docs_page
 import sign_in
+import tags
 import users
 from config import settings
 from database import (
@@ -43,6 +45,7 @@ from models import (
     TaskPublic,
     TaskStats,
     TaskStatus,
+    TaskTag,
     TaskUpdate,
     Transfer,
     TransferCreate,
@@ -117,8 +120,9 @@ Then start with `POST /tasks`: open it and press **Execute**. `GET /tasks` lists
 - **Retries:** with an `Idempotency-Key`, a request may be sent again and creates nothing twice.
 - **Errors:** `detail` says what is wrong. After 429 and 503, wait as `Retry-After` says.
 """
-TAGS = [
+OPENAPI_TAGS = [
     {"name": "tasks", "description": "Create, find, change and delete tasks, also many at once"},
+    {"name": "tags", "description": "List, rename and delete the tags that tasks have"},
     {"name": "users", "description": "Sign in, and manage the users"},
     {"name": "service", "description": "For monitors: whether the API works"},
 ]
@@ -127,7 +131,7 @@ app = FastAPI(
     title="Task API",
     version="1.1.0",
     description=DESCRIPTION,
-    openapi_tags=TAGS,
+    openapi_tags=OPENAPI_TAGS,
     servers=[{"url": "."}],  # where the document is, so that a path prefix needs no setting
     root_path_in_servers=False,
     license_info={"name": "MIT", "identifier": "MIT"},
@@ -237,10 +241,12 @@ def update_task(
 ) -> PublicResponse[TaskPublic]:
     """Change only the fields that are sent, with `PUT` too. Null clears `description` and `due_at`.
 
-    Other fields are ignored, so that a task may be sent back as it was received.
+    `tags` replaces all tags of the task; tags that do not exist are created. Other fields are
+    ignored, so that a task may be sent back as it was received.
     """
+    [changes] = to_changes(session, [task_update])
     task = find_task(session, task_id, if_match=if_match, for_update=True)
-    apply_updates(session, [(task, task_update)])
+    apply_changes(session, [(task, changes)])
     session.commit()
     return task_response(task)
 
@@ -356,6 +362,7 @@ def update_tasks(
     """
     ids = [task_update.id for task_update in task_updates]
     require_distinct(ids)
+    changes = to_changes(session, task_updates)
     # Locked in the order of the ids, so that no two such requests wait for each other.
     statement = select(Task).where(col(Task.id).in_(ids), col(Task.deleted_at).is_(None))
     found = session.exec(statement.order_by(col(Task.id)).with_for_update()).all()
@@ -367,10 +374,10 @@ def update_tasks(
     ]
     if problems:
         raise HTTPException(404, problems)
-    updates = [(tasks[task_update.id], task_update) for task_update in task_updates]
-    apply_updates(session, updates)
+    changed = [tasks[task_id] for task_id in ids]
+    apply_changes(session, [*zip(changed, changes, strict=True)])
     session.commit()
-    return PublicResponse(list_public(TaskPublic, (task for task, _ in updates)))
+    return PublicResponse(list_public(TaskPublic, changed))
 
 
 IS_NOT_THEIRS = "The task does not belong to `from_user_id`"
@@ -421,6 +428,7 @@ def read_transfers(
     return read_page(session, request, query, Transfer, TransferPublic, task_id=task_id)
 
 
+app.include_router(tags.router)
 app.include_router(users.router)
 
 
@@ -583,21 +591,47 @@ def insert_tasks(
         for position, (loc, task_create) in enumerate(task_creates.items())
     }
     require_users(session, {(*loc, "owner_id"): task.owner_id for loc, task in tasks.items()})
+    names = chain.from_iterable(task_create.tags for task_create in task_creates.values())
+    found = tags.find_or_create_tags(session, names)
+    connection = session.connection()
     values = [task.model_dump(exclude={"id"}) for task in tasks.values()]
-    ids = session.connection().execute(INSERT_TASKS, values).scalars()
-    for task, task_id in zip(tasks.values(), ids, strict=True):
+    ids = connection.execute(INSERT_TASKS, values).scalars()
+    for task, task_create, task_id in zip(tasks.values(), task_creates.values(), ids, strict=True):
         task.id = task_id
+        task.tag_objects = tags.select_tags(found, task_create.tags)
+    links = [
+        {"task_id": task.id, "tag_id": tag.id}
+        for task in tasks.values()
+        for tag in task.tag_objects
+    ]
+    if links:
+        connection.execute(insert(TaskTag), links)
     return [*tasks.values()]
 
 
-def apply_updates(session: Session, updates: Sequence[tuple[Task, TaskUpdate]]) -> None:
+def to_changes(session: Session, task_updates: Sequence[TaskUpdate]) -> list[dict[str, Any]]:
+    """Return what to change of each task, with its new tags as objects.
+
+    Call it before the tasks are locked: `tags.py` says why.
+    """
+    # What was not sent is MISSING, so not in the dump.
+    changes = [task_update.model_dump(exclude={"id"}) for task_update in task_updates]
+    names = chain.from_iterable(values.get("tags", []) for values in changes)
+    found = tags.find_or_create_tags(session, names)
+    for values in changes:
+        if "tags" in values:
+            values["tag_objects"] = tags.select_tags(found, values.pop("tags"))
+    return changes
+
+
+def apply_changes(session: Session, changes: Sequence[tuple[Task, dict[str, Any]]]) -> None:
     """Change the tasks one after the other, to be written together by the commit."""
-    for task, task_update in updates:
-        task.change(**task_update.model_dump(exclude={"id"}))
-    changed = [task for task, _ in updates if session.is_modified(task)]
+    for task, values in changes:
+        task.change(**values)
+    changed = [task for task, _ in changes if session.is_modified(task)]
     # UPDATEs of the same columns are sent in one round trip. So each task writes, unchanged, the
-    # columns too that only other tasks change. `committed_state` has the changed fields only.
-    fields = {field for task in changed for field in inspect(task).committed_state}
+    # columns too that only other tasks change. `committed_state` has the changed attributes only.
+    attributes = {name for task in changed for name in inspect(task).committed_state}
     for task in changed:
-        for field in fields:
-            flag_modified(task, field)
+        for column in attributes & Task.model_fields.keys():
+            flag_modified(task, column)

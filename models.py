@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Literal
+from unicodedata import normalize
 
 from pydantic import (
     MISSING,
@@ -16,8 +17,23 @@ from pydantic import (
     StringConstraints,
     WithJsonSchema,
 )
-from sqlalchemy import text
-from sqlmodel import JSON, CheckConstraint, Enum, Field, Index, SQLModel, UniqueConstraint
+from sqlalchemy import ColumnElement, Dialect, TypeDecorator, text
+from sqlalchemy.ext.hybrid import hybrid_property
+from sqlmodel import (
+    JSON,
+    CheckConstraint,
+    Enum,
+    Field,
+    Index,
+    Relationship,
+    SQLModel,
+    String,
+    UniqueConstraint,
+    col,
+    func,
+    select,
+    type_coerce,
+)
 
 # A migration can replace a constraint only by its name.
 SQLModel.metadata.naming_convention = {
@@ -72,7 +88,10 @@ def require_address(value: object) -> object:
 NO_NUL = r"^[^\x00]*$"
 # Control characters are the category Cc of Unicode. Some are commands to a terminal. U+FEFF is
 # blank too, but not in `\s`.
-ONE_LINE_NOT_BLANK = r"^[^\x00-\x1f\x7f-\x9f]*[^\x00-\x1f\x7f-\x9f\s\ufeff][^\x00-\x1f\x7f-\x9f]*$"
+CONTROL = r"\x00-\x1f\x7f-\x9f"
+ONE_LINE_NOT_BLANK = rf"^[^{CONTROL}]*[^{CONTROL}\s\ufeff][^{CONTROL}]*$"
+# No comma, since commas stand between the names of tags in a SELECT.
+ONE_LINE_WITHOUT_COMMA = rf"^[^{CONTROL},]*[^{CONTROL},\s\ufeff][^{CONTROL},]*$"
 NO_CONTROL_BUT_WHITESPACE = r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]*$"
 ShortText = Annotated[
     str,
@@ -86,6 +105,13 @@ Description = Annotated[
     StringConstraints(max_length=10_000, pattern=NO_CONTROL_BUT_WHITESPACE),
     Field(schema_extra={"examples": ["Ten pages, and a summary"]}),
 ]
+TagName = Annotated[
+    str,
+    StringConstraints(
+        strip_whitespace=True, min_length=1, max_length=50, pattern=ONE_LINE_WITHOUT_COMMA
+    ),
+]
+TagNames = Annotated[list[TagName], Field(max_length=20, schema_extra={"examples": [["report"]]})]
 Id = Annotated[int, Field(ge=1, le=MAX_INTEGER), BeforeValidator(require_number)]
 Priority = Annotated[int, Field(ge=0, le=5), BeforeValidator(require_number)]
 UtcDatetime = Annotated[
@@ -127,6 +153,35 @@ class TaskStatus(StrEnum):
     completed = "completed"
 
 
+def tag_key(name: str) -> str:
+    """Return what names of one tag have in common: they differ only in case, or in encoding.
+
+    `É` may be encoded as one character or as two (https://www.unicode.org/reports/tr15/).
+    """
+    return normalize("NFC", name.lower())
+
+
+class JoinedNames(TypeDecorator[list[str]]):
+    """The names of tags, which a SELECT joins with commas, as a sorted list."""
+
+    impl = String
+    cache_ok = True
+
+    def process_result_value(self, value: str | None, _dialect: Dialect) -> list[str]:
+        """Return the names, sorted without regard to case."""
+        return sorted(value.split(","), key=tag_key) if value else []
+
+
+class TaskTag(SQLModel, table=True):
+    """The table that links tasks to tags, many to many."""
+
+    __tablename__ = "task_tag"
+    __table_args__ = (Index(None, "tag_id", "task_id"),)
+
+    task_id: int = Field(foreign_key="task.id", ondelete="CASCADE", primary_key=True)
+    tag_id: int = Field(foreign_key="tag.id", ondelete="CASCADE", primary_key=True)
+
+
 class TaskBase(SQLModel):
     """The fields that the table of tasks and its variants share."""
 
@@ -154,6 +209,7 @@ def index(*columns: str, name: str | None = None, where: str = "deleted_at IS NU
 class Task(TaskBase, table=True):
     """The table of tasks."""
 
+    model_config = {"ignored_types": (hybrid_property,)}
     __table_args__ = (
         CheckConstraint("trim(title) <> ''", name="title"),
         CheckConstraint("priority BETWEEN 0 AND 5", name="priority"),
@@ -181,11 +237,30 @@ class Task(TaskBase, table=True):
     completed_at: datetime | None = None
     deleted_at: datetime | None = None
     version: int = 1
+    # Loaded after the task by a statement of its own, which sees what a lock has waited for.
+    tag_objects: list["Tag"] = Relationship(
+        link_model=TaskTag,
+        passive_deletes=True,
+        sa_relationship_kwargs={"lazy": "selectin", "order_by": "Tag.id"},
+    )
+
+    @hybrid_property
+    def tags(self) -> list[str]:
+        """Return the names of the tags, sorted without regard to case."""
+        return sorted((tag.name for tag in self.tag_objects), key=tag_key)
+
+    @tags.inplace.expression
+    @classmethod
+    def _select_tags(cls) -> ColumnElement[list[str]]:
+        """Return the same as a column of a SELECT."""
+        linked = select(func.aggregate_strings(col(Tag.name), ",")).join(TaskTag)
+        return type_coerce(linked.where(TaskTag.task_id == cls.id).scalar_subquery(), JoinedNames())
 
     def change(self, **values: object) -> None:
         """Set the values; if any is new, update the version and the datetimes too."""
-        if any(getattr(self, field) != value for field, value in values.items()):
-            self.sqlmodel_update(values)
+        if any(getattr(self, name) != value for name, value in values.items()):
+            for name, value in values.items():
+                setattr(self, name, value)
             self.set_completed_at()
             self.updated_at = now()
             self.version += 1
@@ -214,11 +289,13 @@ class TaskCreate(TaskBase):
                     "status": "pending",
                     "priority": 3,
                     "due_at": "2027-01-29T18:00:00+01:00",
+                    "tags": ["report"],
                 }
             ]
         }
     }
 
+    tags: TagNames = []
     owner_id: Id | MISSING | None = Field(
         default=MISSING, description="A user, or null for nobody. By default, who is signed in"
     )
@@ -238,6 +315,7 @@ class TaskUpdate(SQLModel):
     status: TaskStatus | MISSING = MISSING
     priority: Priority | MISSING = MISSING
     due_at: UtcDatetime | MISSING | None = MISSING
+    tags: TagNames | MISSING = MISSING
 
 
 class TaskBulkUpdate(TaskUpdate):
@@ -258,6 +336,7 @@ class TaskPublic(TaskBase):
     # In the OpenAPI document no field is optional, since all are always sent.
     model_config = {"json_schema_serialization_defaults_required": True}
 
+    tags: list[str]
     id: int
     owner_id: int | None
     created_at: datetime
@@ -281,6 +360,47 @@ class TaskDeleted(SQLModel):
 
     message: str
     task_id: int
+
+
+class TagBase(SQLModel):
+    """The field that the table of tags and its variants share."""
+
+    name: TagName = Field(schema_extra={"examples": ["report"]})
+
+
+class Tag(TagBase, table=True):
+    """The table of tags. The name is kept as it was first written."""
+
+    model_config = {"ignored_types": (hybrid_property,)}
+    __table_args__ = (UniqueConstraint("key"), NEVER_REUSE_IDS)
+
+    id: int | None = Field(default=None, primary_key=True)
+    key: str  # see `tag_key`
+
+    @hybrid_property
+    def task_count(self) -> ColumnElement[int]:
+        """Return a column of a SELECT: how many tasks have the tag, those in the trash aside."""
+        tasks = select(func.count()).select_from(TaskTag).join(Task)
+        has_tag = tasks.where(TaskTag.tag_id == self.id, col(Task.deleted_at).is_(None))
+        return has_tag.scalar_subquery()
+
+
+class TagUpdate(TagBase):
+    """What a client sends to rename a tag."""
+
+
+class TagPublic(TagBase):
+    """What a client sees of a tag."""
+
+    id: int
+    task_count: int = Field(description="How many tasks have it, without those in the trash")
+
+
+class TagDeleted(SQLModel):
+    """What a client sees of a tag that it deleted."""
+
+    message: str
+    tag_id: int
 
 
 class IdempotencyKey(SQLModel, table=True):

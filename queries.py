@@ -38,9 +38,11 @@ from sqlmodel import (
     asc,
     col,
     desc,
+    exists,
     insert,
     not_,
     or_,
+    select,
     tuple_,
     union_all,
 )
@@ -48,13 +50,17 @@ from sqlmodel import (
 from models import (
     MAX_INTEGER,
     NO_NUL,
+    Tag,
+    TagName,
     Task,
     TaskPublic,
     TaskStatus,
+    TaskTag,
     Transfer,
     User,
     UtcDatetime,
     now,
+    tag_key,
 )
 
 # Types of columns whose values become JSON as the database returns them: a status as text instead
@@ -101,7 +107,18 @@ def overdue() -> ColumnElement[bool]:
     return and_(due_at.is_not(None), due_at < days_ago(0), col(Task.status) != TaskStatus.completed)
 
 
-Table = type[Task] | type[Transfer] | type[User]
+def has_tag(name: str) -> ColumnElement[bool]:
+    """Return the condition that a task has the tag with this name."""
+    linked = select(TaskTag.task_id).join(Tag).where(col(Tag.key) == tag_key(name))
+    return col(Task.id).in_(linked)
+
+
+def is_tagged() -> ColumnElement[bool]:
+    """Return the condition that a task has any tag."""
+    return exists().where(col(TaskTag.task_id) == Task.id)
+
+
+Table = type[Tag] | type[Task] | type[Transfer] | type[User]
 Comparison = tuple[Callable[[Any, Any], Any], SQLColumnExpression[Any], object]
 
 
@@ -151,6 +168,10 @@ class TaskFilter(SQLModel):
     q: FilterText | None = Field(
         default=None, description="Text in the title or the description, ignoring case"
     )
+    tag: Annotated[tuple[TagName, ...], Field(max_length=20)] = Field(
+        default=(), description="All of these tags"
+    )
+    untagged: bool | None = Field(default=None, description="Whether without any tag")
     created_after: UtcDatetime | None = Field(default=None, description="Created later than this")
     created_before: UtcDatetime | None = Field(
         default=None, description="Created earlier than this"
@@ -187,6 +208,9 @@ class TaskFilter(SQLModel):
         for compare, column, value in comparisons:
             if value is not None:
                 yield compare(column, value)
+        yield from map(has_tag, self.tag)
+        if self.untagged is not None:
+            yield not_(is_tagged()) if self.untagged else is_tagged()
         if self.overdue is not None:
             yield overdue() if self.overdue else not_(overdue())
         if self.unowned is not None:

@@ -204,7 +204,7 @@ OK_WITH_LINK: Responses = {
         }
     }
 }
-NOT_FOUND = document_error(404, "There is no such task or user")
+NOT_FOUND = document_error(404, "There is no such task, user or tag")
 BAD_BODY = document_error(400, "The body cannot be decoded, or nests too deep")
 BAD_BODY |= document_error(413, f"The body is over {MAX_BODY_SIZE} bytes")
 UNAVAILABLE = document_error(503, "The database is not available, or too many requests wait")

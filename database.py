@@ -1,11 +1,11 @@
 """The database: its engines, the session of a request, and the schema."""
 
 import sqlite3
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import psycopg2
 from alembic import command
@@ -16,7 +16,7 @@ from alembic.util import CommandError
 from anyio import CapacityLimiter, Semaphore, WouldBlock, move_on_after, to_thread
 from fastapi import Depends, Request
 from fastapi.concurrency import run_in_threadpool
-from sqlalchemy import Engine
+from sqlalchemy import Engine, Row, Select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlmodel import Session, SQLModel
@@ -122,6 +122,23 @@ async def read_one(statement: SelectOfScalar[Model]) -> Model | None:
             return session.exec(statement).one_or_none()
 
     return await run_in_slot(read)
+
+
+async def read_in_pages(statement: Select[Any]) -> AsyncIterator[Sequence[Row[Any]]]:
+    """Yield the rows of a statement, which selects the next ones after the id `:after`.
+
+    While they are used, no connection is held and no transaction is open, however long that takes.
+    They are read where `GET` requests read.
+    """
+
+    def read(after: int) -> Sequence[Row[Any]]:
+        with replica_engine.connect() as connection:
+            return connection.execute(statement, {"after": after}).all()
+
+    rows = await run_in_slot(partial(read, 0), to_read_replica)
+    while rows:
+        yield rows
+        rows = await run_in_slot(partial(read, rows[-1].id), to_read_replica)
 
 
 def first_line(error: DBAPIError) -> str:

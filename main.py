@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from fastapi import Body, Depends, FastAPI, Header, HTTPException, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import RedirectResponse
+from fastapi.responses import RedirectResponse, StreamingResponse
 from pydantic_core import to_json
 from sqlalchemy import Row, inspect
 from sqlalchemy.exc import IntegrityError
@@ -27,6 +27,7 @@ from config import settings
 from database import (
     SessionDep,
     engine,
+    read_in_pages,
     replica_engine,
     run_in_slot,
     schema_is_current,
@@ -56,17 +57,20 @@ from models import (
 from queries import (
     INSERT_TASKS,
     SELECT_TASK,
+    ExportQuery,
     PageQuery,
     RecentQuery,
     TaskFilter,
     TaskQuery,
     overdue,
+    select_export,
 )
 from responses import (
     ALWAYS,
     BAD_BODY,
     ETAG_HEADER,
     EXCEPTION_HANDLERS,
+    EXPORTED,
     LOCATION_HEADER,
     NOT_FOUND,
     OK_WITH_ETAG,
@@ -79,6 +83,7 @@ from responses import (
     check_parameters,
     document_error,
     etag,
+    export,
     has_etag,
     list_public,
     read_page,
@@ -326,6 +331,19 @@ def read_stats(query: Annotated[TaskFilter, Query()], session: SessionDep) -> Ta
         average_priority=row[2],
         by_status=dict(zip(TaskStatus, row[3:], strict=True)),
     )
+
+
+@app.get("/tasks/export", tags=["tasks"], response_class=StreamingResponse, responses=EXPORTED)
+async def export_tasks(query: Annotated[ExportQuery, Query()]) -> StreamingResponse:
+    """Download all tasks that match all filters, any number of them, in the order of their ids.
+
+    With `format=jsonl`, each line is a task as JSON. With `format=csv`, the first row has the names
+    of the fields, tags have commas between them, and a cell that a spreadsheet would take for a
+    formula, since it begins with `=`, `+`, `-` or `@`, has a `'` in front.
+
+    A task that matches from the beginning to the end is in it once, whatever is changed meanwhile.
+    """
+    return await export(query.format, read_in_pages(select_export(query)))
 
 
 @app.post("/tasks/bulk", tags=["tasks"], status_code=201, responses=DELETED | BAD_BODY)

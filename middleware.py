@@ -79,6 +79,7 @@ CORS = [
             "If-None-Match",
         ],
         expose_headers=[
+            "Content-Disposition",
             "ETag",
             "Link",
             "Location",

@@ -109,8 +109,8 @@ def overdue() -> ColumnElement[bool]:
 
 def has_tag(name: str) -> ColumnElement[bool]:
     """Return the condition that a task has the tag with this name."""
-    linked = select(TaskTag.task_id).join(Tag).where(col(Tag.key) == tag_key(name))
-    return col(Task.id).in_(linked)
+    tag_id = select(Tag.id).where(Tag.key == tag_key(name)).scalar_subquery()
+    return col(Task.id).in_(select(TaskTag.task_id).where(TaskTag.tag_id == tag_id))
 
 
 def is_tagged() -> ColumnElement[bool]:
@@ -319,10 +319,32 @@ class RecentQuery(TaskQuery):
         yield col(Task.created_at) >= days_ago(self.days)
 
 
+class ExportFormat(StrEnum):
+    """How an export writes the tasks."""
+
+    JSONL = "jsonl"
+    CSV = "csv"
+
+
+class ExportQuery(TaskFilter):
+    """Which tasks a client exports, and how they are written."""
+
+    format: ExportFormat = Field(
+        default=ExportFormat.JSONL,
+        description="`jsonl` for programs: each line is a task as JSON. `csv` for spreadsheets",
+    )
+
+
+def select_export(query: ExportQuery) -> Select[Any]:
+    """Return the SELECT of the next tasks of an export: those after the id `:after`."""
+    matching = select_matching(Task, TaskPublic, query)
+    return matching.where(col(Task.id) > bindparam("after")).order_by(col(Task.id)).limit(1000)
+
+
 def select_matching(
     table: Table,
     public: type[SQLModel],
-    query: PageQuery | TaskQuery,
+    query: PageQuery | TaskFilter,
     **column_values: object,
 ) -> Select[Any]:
     """Return the SELECT of all rows that match the query and have these values in these columns."""

@@ -1,8 +1,12 @@
 """What all routes answer with: public variants as JSON, pages, entity tags and errors."""
 
+import csv
 import logging
+import re
+from codecs import BOM_UTF8
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from io import StringIO
 from traceback import format_tb
 from typing import Annotated, Any, Generic, TypeVar, get_args, get_origin
 
@@ -11,10 +15,10 @@ from fastapi.dependencies.utils import get_flat_params
 from fastapi.exception_handlers import http_exception_handler
 from fastapi.exceptions import RequestValidationError
 from fastapi.params import ParamTypes
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, StreamingResponse
 from fastapi.routing import APIRoute, iter_route_contexts
 from pydantic import GetCoreSchemaHandler, WithJsonSchema
-from pydantic_core import CoreSchema, to_json
+from pydantic_core import CoreSchema, to_json, to_jsonable_python
 from sqlalchemy import Row
 from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -24,8 +28,9 @@ from starlette.routing import Match
 
 from database import first_line, is_outage, schema_may_be_old
 from middleware import MAX_BODY_SIZE
-from models import MAX_INTEGER, ErrorMessage, Problems, Task
+from models import MAX_INTEGER, ErrorMessage, Problems, Task, TaskPublic
 from queries import (
+    ExportFormat,
     PageQuery,
     Table,
     TaskQuery,
@@ -112,6 +117,56 @@ def read_page(
         readable_url = str(url).replace("%2C", ",")
         headers["Link"] = f'<{readable_url}>; rel="next"'
     return PublicResponse(list_public(public, rows), headers=headers)
+
+
+def write_jsonl(tasks: Sequence[Row[Any]]) -> bytes:
+    """Return tasks as JSON Lines (https://jsonlines.org)."""
+    return b"".join(to_json(task) + b"\n" for task in list_public(TaskPublic, tasks))
+
+
+def write_csv(rows: Iterable[Iterable[object]]) -> bytes:
+    """Return rows as CSV (RFC 4180), where no cell is a formula of a spreadsheet."""
+    text = StringIO()
+    values = to_jsonable_python([tuple(row) for row in rows])
+    csv.writer(text).writerows(map(to_cell, row) for row in values)
+    return text.getvalue().encode()
+
+
+def to_cell(value: object) -> str:
+    """Return a value as the text of a cell, with `'` in front of what would be a formula."""
+    text = ",".join(value) if isinstance(value, list) else "" if value is None else str(value)
+    return f"'{text}" if FORMULA.match(text) else text
+
+
+# As spreadsheets know formulas, also with white space in front, and in the wide characters of
+# Japanese keyboards (https://owasp.org/www-community/attacks/CSV_Injection).
+FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]")
+
+# By its BOM, a spreadsheet knows the encoding.
+CSV_HEAD = BOM_UTF8 + write_csv([TaskPublic.model_fields])
+
+
+async def export(
+    export_format: ExportFormat, pages: AsyncIterator[Sequence[Row[Any]]]
+) -> StreamingResponse:
+    """Return a response that sends all tasks of the pages, one page after the other."""
+    head, write = {
+        ExportFormat.JSONL: (b"", write_jsonl),
+        ExportFormat.CSV: (CSV_HEAD, write_csv),
+    }[export_format]
+    # Read before the response begins: while nothing is sent, an outage can still become a 503.
+    first = await anext(pages, ())
+
+    async def stream() -> AsyncIterator[bytes]:
+        yield head + write(first)
+        async for page in pages:
+            yield write(page)
+
+    return StreamingResponse(
+        stream(),
+        media_type=MEDIA_TYPES[export_format],
+        headers={"Content-Disposition": f'attachment; filename="tasks.{export_format}"'},
+    )
 
 
 def etag(task: Task | Row[Any]) -> str:
@@ -202,6 +257,15 @@ OK_WITH_LINK: Responses = {
                 "With `count=true`, the number on all pages", "integer"
             ),
         }
+    }
+}
+MEDIA_TYPES = {ExportFormat.JSONL: "application/jsonl", ExportFormat.CSV: "text/csv"}
+EXPORTED: Responses = {
+    200: {
+        "content": {
+            media_type: {"schema": {"type": "string"}} for media_type in MEDIA_TYPES.values()
+        },
+        "headers": {"Content-Disposition": document_header("The name of the file")},
     }
 }
 NOT_FOUND = document_error(404, "There is no such task, user or tag")

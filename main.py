@@ -27,7 +27,6 @@ from config import settings
 from database import (
     SessionDep,
     engine,
-    read_in_pages,
     replica_engine,
     run_in_slot,
     schema_is_current,
@@ -63,7 +62,6 @@ from queries import (
     TaskFilter,
     TaskQuery,
     overdue,
-    select_export,
 )
 from responses import (
     ALWAYS,
@@ -334,7 +332,7 @@ def read_stats(query: Annotated[TaskFilter, Query()], session: SessionDep) -> Ta
 
 
 @app.get("/tasks/export", tags=["tasks"], response_class=StreamingResponse, responses=EXPORTED)
-async def export_tasks(query: Annotated[ExportQuery, Query()]) -> StreamingResponse:
+def export_tasks(query: Annotated[ExportQuery, Query()], session: SessionDep) -> StreamingResponse:
     """Download all tasks that match all filters, any number of them, in the order of their ids.
 
     With `format=jsonl`, each line is a task as JSON. With `format=csv`, the first row has the names
@@ -343,7 +341,7 @@ async def export_tasks(query: Annotated[ExportQuery, Query()]) -> StreamingRespo
 
     A task that matches from the beginning to the end is in it once, whatever is changed meanwhile.
     """
-    return await export(query.format, read_in_pages(select_export(query)))
+    return export(session, query)
 
 
 @app.post("/tasks/bulk", tags=["tasks"], status_code=201, responses=DELETED | BAD_BODY)

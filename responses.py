@@ -26,14 +26,16 @@ from sqlmodel import Session, SQLModel, func
 from starlette.convertors import IntegerConvertor, register_url_convertor
 from starlette.routing import Match
 
-from database import first_line, is_outage, schema_may_be_old
+from database import first_line, is_outage, read_on, schema_may_be_old
 from middleware import MAX_BODY_SIZE
 from models import MAX_INTEGER, ErrorMessage, Problems, Task, TaskPublic
 from queries import (
     ExportFormat,
+    ExportQuery,
     PageQuery,
     Table,
     TaskQuery,
+    select_export,
     select_matching,
     select_page,
     write_cursor,
@@ -146,26 +148,27 @@ FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]")
 CSV_HEAD = BOM_UTF8 + write_csv([TaskPublic.model_fields])
 
 
-async def export(
-    export_format: ExportFormat, pages: AsyncIterator[Sequence[Row[Any]]]
-) -> StreamingResponse:
-    """Return a response that sends all tasks of the pages, one page after the other."""
+def export(session: Session, query: ExportQuery) -> StreamingResponse:
+    """Return all tasks that match the query, sent page by page. Only the first is read by now.
+
+    So an outage is still answered by 503.
+    """
+    statement = select_export(query)
+    first = session.connection().execute(statement, {"after": 0}).all()
     head, write = {
         ExportFormat.JSONL: (b"", write_jsonl),
         ExportFormat.CSV: (CSV_HEAD, write_csv),
-    }[export_format]
-    # Read before the response begins: while nothing is sent, an outage can still become a 503.
-    first = await anext(pages, ())
+    }[query.format]
 
     async def stream() -> AsyncIterator[bytes]:
-        yield head + write(first)
-        async for page in pages:
-            yield write(page)
+        yield head
+        async for rows in read_on(session, statement, first):
+            yield write(rows)
 
     return StreamingResponse(
         stream(),
-        media_type=MEDIA_TYPES[export_format],
-        headers={"Content-Disposition": f'attachment; filename="tasks.{export_format}"'},
+        media_type=MEDIA_TYPES[query.format],
+        headers={"Content-Disposition": f'attachment; filename="tasks.{query.format}"'},
     )
 
 

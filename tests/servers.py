@@ -147,12 +147,14 @@ def connect(database_url: str) -> Engine:
     return create_engine(url, poolclass=NullPool)  # leaves no connection open behind a test
 
 
-# A tag for each thousand tasks, each with a thousand tasks. The first hundred tasks have none.
-TAGS = [
-    "INSERT INTO tag (name, key) SELECT 'tag ' || id, 'tag ' || id FROM task WHERE id <= :number / 1000",
-    "INSERT INTO task_tag (task_id, tag_id) SELECT task.id, tag.id FROM task"
-    " JOIN tag ON tag.id = 1 + task.id % (:number / 1000) WHERE task.id > 100",
-]
+# A tag for each thousand tasks, and each task has one, but not the first hundred.
+TAGS = """
+    INSERT INTO tag (name, key)
+    SELECT 'tag ' || id, 'tag ' || id FROM task WHERE id <= :number / 1000"""
+LINKS = """
+    INSERT INTO task_tag (task_id, tag_id)
+    SELECT task.id, tag.id FROM task JOIN tag ON tag.id = 1 + task.id % (:number / 1000)
+    WHERE task.id > 100"""
 
 
 def fill(engine: Engine, number: int) -> None:
@@ -185,7 +187,7 @@ def fill(engine: Engine, number: int) -> None:
             connection.execute(user.insert().values(known | {"username": name, "email": name}))
         connection.execute(text(tasks), {"number": number})
         if inspect(engine).has_table("tag"):
-            for statement in TAGS:
+            for statement in (TAGS, LINKS):
                 connection.execute(text(statement), {"number": number})
         if engine.dialect.name == "postgresql":
             connection.execute(text("ANALYZE"))  # as it would by itself within a minute

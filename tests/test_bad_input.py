@@ -223,7 +223,7 @@ def test_an_unknown_query_parameter_is_refused_by_every_operation(client: httpx2
     task = create(client)
     paths = client.get("/openapi.json").json()["paths"]
     operations = [(method, path) for path, methods in paths.items() for method in methods]
-    ids = {"task_id": task["id"], "user_id": 1, "status": "pending"}
+    ids = {"task_id": task["id"], "user_id": 1, "tag_id": 1, "status": "pending"}
     bodies: dict[str, Any] = {"/tasks": {"title": "Read it"}, "/tasks/bulk": [{"title": "Read it"}]}
 
     for method, path in operations:

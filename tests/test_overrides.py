@@ -41,9 +41,11 @@ def test_every_route_takes_the_session_that_overrides_its_own(sessions: list[Ses
     ]
 
     for number, (method, path) in enumerate(operations, start=1):
-        client.request(method, path.format(task_id=1, user_id=1, status="pending"), json={})
+        client.request(
+            method, path.format(task_id=1, user_id=1, tag_id=1, status="pending"), json={}
+        )
         assert len(sessions) == number, (method, path)
-    assert len(operations) == 20
+    assert len(operations) == 24
 
 
 def test_what_a_route_writes_is_in_the_database_of_the_session(

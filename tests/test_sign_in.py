@@ -37,7 +37,7 @@ def test_every_call_but_the_open_ones_needs_a_token(stranger: httpx2.Client) -> 
     assert calls > OPEN
 
     for method, template in calls - OPEN:
-        path = template.format(task_id=1, user_id=1, status="pending")
+        path = template.format(task_id=1, user_id=1, tag_id=1, status="pending")
         assert_unauthorized(stranger.request(method, path))
         assert_unauthorized(stranger.request(method, path, json=[]))
         assert_unauthorized(stranger.request(method, path, json={"title": "Write the report"}))

@@ -134,6 +134,8 @@ def copy_table(table: Table, source: Connection, target: Connection) -> int:
     for rows in result.mappings().partitions(1000):
         target.execute(insert(table), [dict(row) for row in rows])
         number += len(rows)
+    if "id" not in table.columns:  # as in the table of links
+        return number
     last_id = "SELECT seq FROM sqlite_sequence WHERE name = :table"
     last = source.execute(text(last_id), {"table": table.name}).scalar()
     # SQLite notes the last id only of tables that never use one again.

@@ -404,7 +404,8 @@ def test_the_schema_is_upgraded_and_a_newer_one_stays(empty_database: str, tmp_p
         assert client.get("/ready").status_code == 200
 
 
-EVERYTHING = ("/tasks", "/tasks?deleted=true", "/users", "/tasks/1/transfers", "/tasks/stats")
+LISTS = ("/tasks", "/tasks?deleted=true", "/users", "/tags", "/tasks/1/transfers")
+EVERYTHING = (*LISTS, "/tasks/stats")
 
 
 @pytest.mark.slow
@@ -416,7 +417,8 @@ def test_a_copy_on_postgresql_has_everything_and_goes_on_with_new_ids(
     insert = ("create-user", "ada", "ada@example.com", "--admin", "--password-stdin")
     assert_done(manage(tmp_path, url, *insert, typed=PASSWORD), "Created ada")
     with ApiServer(tmp_path, url, SECRET_KEY=SECRET_KEY) as server, sign_in(server, "ada") as ada:
-        kept = create(ada, title="Ünïcode 🐛", due_at="0001-01-01T00:00:00Z")
+        tags = ["Über", "report"]
+        kept = create(ada, title="Ünïcode 🐛", due_at="0001-01-01T00:00:00Z", tags=tags)
         ada.post("/tasks/1/transfer", json={"from_user_id": 1, "to_user_id": None})
         repeated = ada.post("/tasks", json={"title": "Print the report"}, headers=key).json()
         trash = create(ada)
@@ -431,6 +433,8 @@ def test_a_copy_on_postgresql_has_everything_and_goes_on_with_new_ids(
     assert set(run.stdout.splitlines()) == {
         "Copied 1 rows of user",
         "Copied 3 rows of task",
+        "Copied 2 rows of tag",
+        "Copied 2 rows of task_tag",
         "Copied 1 rows of transfer",
         "Copied 1 rows of idempotency_key",
     }
@@ -444,7 +448,8 @@ def test_a_copy_on_postgresql_has_everything_and_goes_on_with_new_ids(
         assert again == repeated
         other = {"Idempotency-Key": "0b1cde75"}
         assert ada.post("/tasks", json={"title": "new"}, headers=other).status_code == 201
-        assert create(ada)["id"] == 6
+        assert create(ada, tags=["new"])["id"] == 6
+        assert [tag["id"] for tag in ada.get("/tags").json()] == [1, 2, 3]
 
 
 @pytest.mark.slow

@@ -1,0 +1,386 @@
+"""What a client may rely on for tags: their names, the tasks that have them, and their changes."""
+
+from collections import Counter
+from itertools import chain
+from typing import Any
+
+import httpx2
+import pytest
+from calls import Task, at_once, create, create_many
+
+PATHS = ["/tasks", "/tasks/by-status/pending", "/tasks/recent"]
+MANY = [f"tag {number:02}" for number in range(21)]
+
+
+def tags(client: httpx2.Client) -> dict[str, int]:
+    """Return the names of all tags, and how many tasks have each."""
+    return {tag["name"]: tag["task_count"] for tag in client.get("/tags").json()}
+
+
+def tag_id(client: httpx2.Client, name: str) -> int:
+    [found] = [tag["id"] for tag in client.get("/tags").json() if tag["name"] == name]
+    return int(found)
+
+
+def change(client: httpx2.Client, task: Task, **fields: object) -> Task:
+    answer = client.patch(f"/tasks/{task['id']}", json=fields)
+    assert answer.status_code == 200, answer.text
+    changed: Task = answer.json()
+    return changed
+
+
+def rename(client: httpx2.Client, name: str, new: str) -> httpx2.Response:
+    return client.patch(f"/tags/{tag_id(client, name)}", json={"name": new})
+
+
+def titles(client: httpx2.Client, path: str = "/tasks", **query: Any) -> list[str]:  # noqa: ANN401
+    answer = client.get(path, params=query)
+    assert answer.status_code == 200, answer.text
+    return [task["title"] for task in answer.json()]
+
+
+def test_a_task_shows_its_tags_trimmed_and_sorted_in_every_answer(client: httpx2.Client) -> None:
+    task = create(client, tags=["b", " Report ", "A"])
+
+    assert task["tags"] == ["A", "b", "Report"]
+    assert client.get(f"/tasks/{task['id']}").json() == task
+    assert client.get("/tasks").json() == [task]
+    assert change(client, task) == task
+    client.delete(f"/tasks/{task['id']}")
+    [deleted] = client.get("/tasks?deleted=true").json()
+    assert deleted["tags"] == task["tags"]
+    assert client.post(f"/tasks/{task['id']}/restore").json()["tags"] == task["tags"]
+    transfer = {"from_user_id": None, "to_user_id": None}
+    assert (
+        client.post(f"/tasks/{task['id']}/transfer", json=transfer).json()["tags"] == task["tags"]
+    )
+
+
+def test_a_task_has_no_tags_unless_it_is_said(client: httpx2.Client) -> None:
+    assert create(client)["tags"] == []
+    assert tags(client) == {}
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [("Über", "ÜBER"), ("report", "Report"), ("É", "E\u0301"), ("a", " a")]
+)
+def test_names_that_differ_only_in_case_or_encoding_are_one_tag(
+    client: httpx2.Client, first: str, second: str
+) -> None:
+    create(client, tags=[first])
+
+    assert create(client, tags=[second])["tags"] == [first]
+    assert create(client, tags=[second, first])["tags"] == [first]
+    assert tags(client) == {first: 3}
+    assert len(titles(client, tag=second)) == 3
+
+
+def test_names_with_other_letters_are_two_tags(client: httpx2.Client) -> None:
+    task = create(client, tags=["Straße", "STRASSE"])
+
+    assert task["tags"] == ["STRASSE", "Straße"]
+
+
+@pytest.mark.parametrize(
+    "name", ["", " ", "a,b", ",", "a\nb", "\t", "a\0", "\x7f", "\ufeff", "x" * 51, 1, None]
+)
+def test_a_wrong_name_is_refused_and_changes_nothing(client: httpx2.Client, name: object) -> None:
+    task = create(client, tags=["a"])
+    path = f"/tasks/{task['id']}"
+    body = {"title": "new", "tags": ["b", name]}
+    answers = {
+        client.post("/tasks", json=body): ["body", "tags", 1],
+        client.patch(path, json=body): ["body", "tags", 1],
+        client.put(path, json=body): ["body", "tags", 1],
+        client.post("/tasks/bulk", json=[body]): ["body", 0, "tags", 1],
+        client.patch("/tasks/bulk", json=[body | {"id": task["id"]}]): ["body", 0, "tags", 1],
+        client.patch(f"/tags/{tag_id(client, 'a')}", json={"name": name}): ["body", "name"],
+    }
+
+    for answer, loc in answers.items():
+        assert answer.status_code == 422, answer.request.url
+        assert [problem["loc"] for problem in answer.json()["detail"]] == [loc]
+    assert client.get("/tasks").json() == [task]
+    assert tags(client) == {"a": 1}
+
+
+@pytest.mark.parametrize("name", ["", "a,b", "x" * 51])
+def test_a_filter_by_a_wrong_name_is_refused(client: httpx2.Client, name: str) -> None:
+    answer = client.get("/tasks", params={"tag": ["a", name]})
+
+    assert answer.status_code == 422
+    assert answer.json()["detail"][0]["loc"] == ["query", "tag", 1]
+
+
+def test_a_task_has_at_most_twenty_tags(client: httpx2.Client) -> None:
+    assert create(client, tags=MANY[:20])["tags"] == MANY[:20]
+    assert client.post("/tasks", json={"title": "a", "tags": MANY}).status_code == 422
+    assert client.get("/tasks", params={"tag": MANY[:20]}).status_code == 200
+    assert client.get("/tasks", params={"tag": MANY}).status_code == 422
+
+
+@pytest.mark.parametrize("method", ["PATCH", "PUT"])
+def test_tags_are_replaced_left_and_cleared(client: httpx2.Client, method: str) -> None:
+    task = create(client, tags=["a", "b"])
+    path = f"/tasks/{task['id']}"
+
+    replaced = client.request(method, path, json={"tags": ["c", "B"]}).json()
+    left = client.request(method, path, json={"priority": 1}).json()
+    cleared = client.request(method, path, json={"tags": []}).json()
+
+    assert replaced["tags"] == left["tags"] == ["b", "c"]
+    assert cleared["tags"] == client.get(path).json()["tags"] == []
+    assert client.request(method, path, json={"tags": None}).status_code == 422
+    assert tags(client) == {"a": 0, "b": 0, "c": 0}
+
+
+def test_a_change_of_the_tags_is_a_change_of_the_task(client: httpx2.Client) -> None:
+    task = create(client, tags=["a"])
+
+    answer = client.patch(f"/tasks/{task['id']}", json={"tags": ["b"]}, headers={"If-Match": '"1"'})
+
+    assert answer.json() == task | {
+        "tags": ["b"],
+        "version": 2,
+        "updated_at": answer.json()["updated_at"],
+    }
+    assert answer.json()["updated_at"] > task["updated_at"]
+    assert answer.headers["ETag"] == '"2"'
+
+
+@pytest.mark.parametrize("same", [["a", "b", "c"], ["c", "b", "a"], ["C", "A ", "b", "a"]])
+def test_the_same_tags_are_no_change(client: httpx2.Client, same: list[str]) -> None:
+    task = create(client, tags=["b", "c", "a"])
+
+    assert change(client, task, tags=same) == task
+    assert client.patch("/tasks/bulk", json=[{"id": task["id"], "tags": same}]).json() == [task]
+
+
+def test_many_tasks_are_created_and_changed_with_their_tags(client: httpx2.Client) -> None:
+    first, second, third = create_many(
+        client, [{"title": "a", "tags": ["x", "y"]}, {"title": "b"}, {"title": "c", "tags": ["X"]}]
+    )
+    assert [first["tags"], second["tags"], third["tags"]] == [["x", "y"], [], ["x"]]
+
+    body = [
+        {"id": third["id"], "tags": ["new", "y"]},
+        {"id": first["id"], "priority": 1},
+        {"id": second["id"], "tags": ["NEW"], "priority": 2},
+    ]
+    answer = client.patch("/tasks/bulk", json=body)
+
+    assert [task["tags"] for task in answer.json()] == [["new", "y"], ["x", "y"], ["new"]]
+    assert [task["version"] for task in answer.json()] == [2, 2, 2]
+    assert client.get("/tasks").json() == sorted(answer.json(), key=lambda task: int(task["id"]))
+
+
+def test_a_refused_request_creates_no_tag(client: httpx2.Client) -> None:
+    task = create(client)
+    path = f"/tasks/{task['id']}"
+    body = {"title": "a", "tags": ["new"]}
+    refused = [
+        client.post("/tasks", json=body | {"owner_id": 10**9}),
+        client.patch("/tasks/1000000000", json=body),
+        client.patch(path, json=body, headers={"If-Match": '"9"'}),
+        client.patch("/tasks/bulk", json=[body | {"id": task["id"]}, {"id": 10**9}]),
+    ]
+
+    assert [answer.status_code for answer in refused] == [422, 404, 412, 404]
+    assert tags(client) == {}
+    assert client.get(path).json() == task
+
+
+@pytest.fixture
+def tagged(client: httpx2.Client) -> httpx2.Client:
+    """A client of tasks with the tags x and y, with one of them, and with none."""
+    for title, names in {"both": ["x", "Y"], "one": ["x"], "other": ["y"], "none": []}.items():
+        create(client, title=title, tags=names)
+    return client
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ({"tag": "X"}, ["both", "one"]),
+        ({"tag": ["x", "y"]}, ["both"]),
+        ({"tag": ["x", "unknown"]}, []),
+        ({"untagged": "true"}, ["none"]),
+        ({"untagged": "false"}, ["both", "one", "other"]),
+        ({"untagged": "true", "tag": "x"}, []),
+        ({"tag": "y", "q": "o", "sort": "-title"}, ["other", "both"]),
+        ({"tag": "y", "sort": "due_at", "limit": 1, "offset": 1}, ["other"]),
+    ],
+    ids=str,
+)
+def test_tasks_are_filtered_by_their_tags(
+    tagged: httpx2.Client, path: str, query: dict[str, Any], expected: list[str]
+) -> None:
+    assert titles(tagged, path, **query) == expected
+
+
+def test_tags_are_filters_of_pages_counts_statistics_and_a_users_tasks(
+    tagged: httpx2.Client,
+) -> None:
+    page = tagged.get("/tasks", params={"tag": "x", "limit": 1, "count": "true"})
+
+    assert page.headers["X-Total-Count"] == "2"
+    assert [task["title"] for task in tagged.get(page.links["next"]["url"]).json()] == ["one"]
+    assert tagged.get("/tasks/stats?tag=y").json()["total"] == 2
+    assert tagged.get("/tasks/stats?untagged=true").json()["total"] == 1
+
+
+def test_the_tags_are_a_list_with_pages_and_the_number_of_their_tasks(
+    tagged: httpx2.Client,
+) -> None:
+    trash = create(tagged, tags=["y", "z"])
+    tagged.delete(f"/tasks/{trash['id']}")
+
+    page = tagged.get("/tags?limit=2&count=true")
+    following = tagged.get(page.links["next"]["url"])
+
+    assert page.headers["X-Total-Count"] == "3"
+    names_and_counts = [(tag["name"], tag["task_count"]) for tag in page.json() + following.json()]
+    assert names_and_counts == [("x", 2), ("Y", 2), ("z", 0)]
+    tagged.post(f"/tasks/{trash['id']}/restore")
+    assert tags(tagged) == {"x": 2, "Y": 3, "z": 1}
+
+
+def test_a_new_name_shows_in_all_tasks_and_is_a_change_of_each(tagged: httpx2.Client) -> None:
+    trash = create(tagged, title="trash", tags=["x"])
+    tagged.delete(f"/tasks/{trash['id']}")
+    before = {task["title"]: task for task in tagged.get("/tasks").json()}
+
+    answer = rename(tagged, "x", " Z ")
+
+    assert (answer.status_code, answer.json()["name"], answer.json()["task_count"]) == (200, "Z", 2)
+    after = {task["title"]: task for task in tagged.get("/tasks").json()}
+    assert (after["both"]["tags"], after["one"]["tags"]) == (["Y", "Z"], ["Z"])
+    for title in ("both", "one"):
+        assert after[title]["version"] == 2
+        assert after[title]["updated_at"] > before[title]["updated_at"]
+    assert [after["other"], after["none"]] == [before["other"], before["none"]]
+    [deleted] = tagged.get("/tasks?deleted=true").json()
+    assert (deleted["tags"], deleted["version"]) == (["Z"], 3)
+    assert titles(tagged, tag="z") == ["both", "one"]
+    assert titles(tagged, tag="x") == []
+
+
+def test_the_same_name_again_is_no_change_but_another_case_is(tagged: httpx2.Client) -> None:
+    before = tagged.get("/tasks").json()
+
+    assert rename(tagged, "Y", "Y").status_code == 200
+    assert tagged.get("/tasks").json() == before
+    assert rename(tagged, "Y", "y").json()["name"] == "y"
+    assert tagged.get("/tasks").json()[0]["tags"] == ["x", "y"]
+
+
+def test_a_name_that_another_tag_has_is_refused(tagged: httpx2.Client) -> None:
+    before = tagged.get("/tasks").json()
+
+    answer = rename(tagged, "x", "y")
+
+    assert (answer.status_code, answer.json()) == (409, {"detail": "Another tag has this name"})
+    assert tagged.get("/tasks").json() == before
+    assert tags(tagged) == {"x": 2, "Y": 2}
+
+
+def test_a_deleted_tag_goes_from_all_tasks_and_they_stay(tagged: httpx2.Client) -> None:
+    before = {task["title"]: task for task in tagged.get("/tasks").json()}
+    number = tag_id(tagged, "x")
+
+    answer = tagged.delete(f"/tags/{number}")
+
+    assert answer.json() == {"message": "Tag deleted", "tag_id": number}
+    after = {task["title"]: task for task in tagged.get("/tasks").json()}
+    assert {title: task["tags"] for title, task in after.items()} == {
+        "both": ["Y"],
+        "one": [],
+        "other": ["Y"],
+        "none": [],
+    }
+    assert [after[title]["version"] for title in ("both", "one")] == [2, 2]
+    assert [after["other"], after["none"]] == [before["other"], before["none"]]
+    assert tags(tagged) == {"Y": 2}
+    create(tagged, tags=["x"])
+    assert tag_id(tagged, "x") > number
+
+
+@pytest.mark.parametrize("number", [0, 10**9, 2**53, 10**30])
+def test_an_unknown_tag_is_not_found(client: httpx2.Client, number: int) -> None:
+    answers = [
+        client.patch(f"/tags/{number}", json={"name": "a"}),
+        client.delete(f"/tags/{number}"),
+    ]
+
+    for answer in answers:
+        assert (answer.status_code, answer.json()) == (404, {"detail": "Tag not found"})
+
+
+def test_a_task_that_is_deleted_for_good_leaves_its_tags(client: httpx2.Client) -> None:
+    task = create(client, tags=["a"])
+
+    client.delete(f"/tasks/{task['id']}?permanent=true").raise_for_status()
+
+    assert tags(client) == {"a": 0}
+
+
+def test_requests_that_create_the_same_tags_at_the_same_time_all_succeed(
+    client: httpx2.Client,
+) -> None:
+    tasks = create_many(client, [{"title": "a"}] * 10)
+
+    def ask(number: int) -> httpx2.Response:
+        names = MANY[:10] if number % 4 < 2 else MANY[9::-1]
+        if number % 2:
+            return client.post("/tasks", json={"title": "a", "tags": names})
+        return client.patch(f"/tasks/{tasks[number // 2]['id']}", json={"tags": names})
+
+    answers = at_once(20, ask)
+
+    assert Counter(answer.status_code for answer in answers) == {200: 10, 201: 10}
+    assert all(answer.json()["tags"] == MANY[:10] for answer in answers)
+    assert tags(client) == dict.fromkeys(MANY[:10], 20)
+
+
+def test_a_version_of_a_task_has_the_same_tags_for_everyone(client: httpx2.Client) -> None:
+    task = create(client, tags=["a", "b"])
+    path, tag_path = f"/tasks/{task['id']}", f"/tags/{tag_id(client, 'a')}"
+
+    def ask(number: int) -> httpx2.Response:
+        return {
+            0: lambda: client.patch(path, json={"title": f"title {number}"}),
+            1: lambda: client.patch(path, json={"tags": ["a", f"b{number}"]}),
+            2: lambda: client.patch(tag_path, json={"name": f"a{number}"}),
+            3: lambda: client.get(path),
+        }[number % 4]()
+
+    answers = list(chain.from_iterable(at_once(20, ask) for _ in range(3)))
+
+    assert {answer.status_code for answer in answers} == {200}
+    shown: dict[int, set[str]] = {}
+    for answer in answers:
+        if "version" in answer.json():
+            shown.setdefault(answer.json()["version"], set()).add(str(answer.json()["tags"]))
+    assert len(shown) > 20
+    assert {len(different) for different in shown.values()} == {1}
+
+
+def test_a_tag_may_be_deleted_while_tasks_get_and_lose_it(client: httpx2.Client) -> None:
+    tasks = create_many(client, [{"title": "a", "tags": ["a", "b"]}] * 4)
+
+    def ask(number: int) -> httpx2.Response:
+        task_id = tasks[number // 5]["id"]
+        return {
+            0: lambda: client.patch(f"/tasks/{task_id}", json={"tags": ["b", "a"]}),
+            1: lambda: client.patch(f"/tasks/{task_id}", json={"tags": ["c"]}),
+            2: lambda: client.patch("/tasks/bulk", json=[{"id": task_id, "tags": ["b"]}]),
+            3: lambda: client.post("/tasks", json={"title": "new", "tags": ["a", "c"]}),
+            4: lambda: client.delete(f"/tags/{ids['ab'[number // 5 % 2]]}"),
+        }[number % 5]()
+
+    for _ in range(3):
+        create(client, tags=["a", "b"])
+        ids = {tag["name"]: tag["id"] for tag in client.get("/tags").json()}
+        statuses = {answer.status_code for answer in at_once(20, ask)}
+        assert statuses == {200, 201, 404}  # 404 for whoever deletes second

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from fastapi import Body, Depends, FastAPI, Header, HTTPException, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import RedirectResponse, StreamingResponse
+from fastapi.responses import RedirectResponse
 from pydantic_core import to_json
 from sqlalchemy import Row, inspect
 from sqlalchemy.exc import IntegrityError
@@ -74,6 +74,7 @@ from responses import (
     OK_WITH_ETAG,
     OK_WITH_LINK,
     RETRY_AFTER,
+    ExportResponse,
     IfMatch,
     IfNoneMatch,
     PublicResponse,
@@ -331,8 +332,8 @@ def read_stats(query: Annotated[TaskFilter, Query()], session: SessionDep) -> Ta
     )
 
 
-@app.get("/tasks/export", tags=["tasks"], response_class=StreamingResponse, responses=EXPORTED)
-def export_tasks(query: Annotated[ExportQuery, Query()], session: SessionDep) -> StreamingResponse:
+@app.get("/tasks/export", tags=["tasks"], response_class=ExportResponse, responses=EXPORTED)
+def export_tasks(query: Annotated[ExportQuery, Query()], session: SessionDep) -> ExportResponse:
     """Download all tasks that match all filters, any number of them, in the order of their ids.
 
     With `format=jsonl`, each line is a task as JSON. With `format=csv`, the first row has the names

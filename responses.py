@@ -25,6 +25,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlmodel import Session, SQLModel, func
 from starlette.convertors import IntegerConvertor, register_url_convertor
 from starlette.routing import Match
+from starlette.types import Send
 
 from database import first_line, is_outage, read_on, schema_may_be_old
 from middleware import MAX_BODY_SIZE
@@ -148,7 +149,20 @@ FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]")
 CSV_HEAD = BOM_UTF8 + write_csv([TaskPublic.model_fields])
 
 
-def export(session: Session, query: ExportQuery) -> StreamingResponse:
+class ExportResponse(StreamingResponse):
+    """A response that is cut when the database goes away, so that no client takes it for whole."""
+
+    async def stream_response(self, send: Send) -> None:
+        """Send all but the last chunk, which is empty, if the database goes away."""
+        try:
+            await super().stream_response(send)
+        except (DBAPIError, PoolTimeoutError) as error:
+            if isinstance(error, DBAPIError) and not is_outage(error):
+                raise
+            log_outage(error)
+
+
+def export(session: Session, query: ExportQuery) -> ExportResponse:
     """Return all tasks that match the query, sent page by page. Only the first is read by now.
 
     So an outage is still answered by 503.
@@ -165,7 +179,7 @@ def export(session: Session, query: ExportQuery) -> StreamingResponse:
         async for rows in read_on(session, statement, first):
             yield write(rows)
 
-    return StreamingResponse(
+    return ExportResponse(
         stream(),
         media_type=MEDIA_TYPES[query.format],
         headers={"Content-Disposition": f'attachment; filename="tasks.{query.format}"'},
@@ -311,9 +325,14 @@ async def respond_database_error(request: Request, error: DBAPIError) -> JSONRes
 
 async def respond_unavailable(_request: Request, error: Exception) -> JSONResponse:
     """Respond with 503, and log why."""
+    log_outage(error)
+    return JSONResponse({"detail": "The database is not available"}, 503, RETRY_AFTER)
+
+
+def log_outage(error: Exception) -> None:
+    """Log in one line why the database is not available."""
     reason = first_line(error) if isinstance(error, DBAPIError) else error
     logger.error("The database is not available: %s", reason)
-    return JSONResponse({"detail": "The database is not available"}, 503, RETRY_AFTER)
 
 
 EXCEPTION_HANDLERS: dict[

@@ -307,6 +307,15 @@ def test_a_call_asks_postgresql_as_seldom_as_it_can(
         create(client)
         assert [statement[5:11] for statement in asked] == [b"BEGIN\0", b"INSERT", b"COMMIT"]
 
+        create(client, tags=["a", "b"])
+        asked.clear()
+        create(client, tags=["b", "a"])
+        asked_for = [statement[5:11] for statement in asked]
+        assert asked_for == [b"BEGIN\0", b"SELECT", b"INSERT", b"INSERT", b"COMMIT"]
+        asked.clear()
+        client.get("/tasks?tag=a&tag=b").raise_for_status()
+        assert len(asked) == 1
+
 
 @pytest.mark.slow
 def test_the_settings_of_a_migration_end_with_it(

@@ -124,18 +124,18 @@ async def read_one(statement: SelectOfScalar[Model]) -> Model | None:
     return await run_in_slot(read)
 
 
-async def read_on(
+async def read_following(
     session: Session, statement: Select[Any], rows: Sequence[Row[Any]]
 ) -> AsyncIterator[Sequence[Row[Any]]]:
-    """Yield the first rows of a statement and all that follow, as it selects them after an id.
+    """Yield the rows, and all that follow: the statement selects the next ones after an id.
 
-    They are read like those of the session, but apart from it: while they are sent, no connection
-    is held and no transaction is open, however long that takes.
+    They are read where the session reads, but apart from it: no connection is held and no
+    transaction is open while they are sent, however long that takes.
     """
 
     def read(after: int) -> Sequence[Row[Any]]:
-        with Session(session.get_bind()) as own_session:
-            return own_session.connection().execute(statement, {"after": after}).all()
+        with Session(session.get_bind()) as other_session:
+            return other_session.connection().execute(statement, {"after": after}).all()
 
     while rows:
         yield rows

@@ -17,7 +17,7 @@ from pydantic_core import to_json
 from sqlalchemy import Row, inspect
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm.attributes import flag_modified
-from sqlmodel import Session, col, delete, func, insert, select
+from sqlmodel import Session, col, delete, func, select
 
 import docs_page
 import sign_in
@@ -45,7 +45,6 @@ from models import (
     TaskPublic,
     TaskStats,
     TaskStatus,
-    TaskTag,
     TaskUpdate,
     Transfer,
     TransferCreate,
@@ -117,7 +116,9 @@ Press **Authorize** first, if it is there, to sign in; only name and password ar
 Then start with `POST /tasks`: open it and press **Execute**. `GET /tasks` lists the task.
 
 - **Filters:** `GET /tasks?status=pending&q=report&sort=-priority`. A task has to match all of them.
+- **Tags:** create a task with `"tags": ["report"]`, and find it by `GET /tasks?tag=report`.
 - **Pages:** a list has at most 100 tasks. If more follow, the header `Link` has the next URL.
+- **Exports:** `GET /tasks/export` has all tasks at once, also for a spreadsheet.
 - **Changes:** `PATCH` changes only what is sent. `DELETE` moves a task to the trash.
 - **Versions:** each change of a task adds one to its `version`. With the header `If-Match: "3"`, it
   is changed only if its version is 3, so if nobody else has changed it.
@@ -133,7 +134,7 @@ OPENAPI_TAGS = [
 
 app = FastAPI(
     title="Task API",
-    version="1.1.0",
+    version="1.2.0",
     description=DESCRIPTION,
     openapi_tags=OPENAPI_TAGS,
     servers=[{"url": "."}],  # where the document is, so that a path prefix needs no setting
@@ -230,7 +231,7 @@ def read_task(
     if task is None:
         raise HTTPException(404, "Task not found")
     # A proxy that compresses marks entity tags with `W/` (RFC 9110, 8.8.3).
-    if if_none_match and has_etag([tags.replace("W/", "") for tags in if_none_match], task):
+    if if_none_match and has_etag([etags.replace("W/", "") for etags in if_none_match], task):
         raise HTTPException(304, headers={"ETag": etag(task)})  # FastAPI sends it without a body
     return task_response(task)
 
@@ -248,7 +249,7 @@ def update_task(
     `tags` replaces all tags of the task; tags that do not exist are created. Other fields are
     ignored, so that a task may be sent back as it was received.
     """
-    [changes] = to_changes(session, [task_update])
+    [changes] = changes_of_tasks(session, [task_update])
     task = find_task(session, task_id, if_match=if_match, for_update=True)
     apply_changes(session, [(task, changes)])
     session.commit()
@@ -336,11 +337,12 @@ def read_stats(query: Annotated[TaskFilter, Query()], session: SessionDep) -> Ta
 def export_tasks(query: Annotated[ExportQuery, Query()], session: SessionDep) -> ExportResponse:
     """Download all tasks that match all filters, any number of them, in the order of their ids.
 
-    With `format=jsonl`, each line is a task as JSON. With `format=csv`, the first row has the names
-    of the fields, tags have commas between them, and a cell that a spreadsheet would take for a
-    formula, since it begins with `=`, `+`, `-` or `@`, has a `'` in front.
+    With `format=jsonl`, each line is a task as JSON. With `format=csv`, the first line has the
+    names of the fields, and tags have commas between them. A cell that begins with `=`, `+`, `-`
+    or `@`, also behind white space, has a `'` in front: a spreadsheet would take it for a formula.
 
     A task that matches from the beginning to the end is in it once, whatever is changed meanwhile.
+    If the database goes away, the transfer is cut without an end, as clients of HTTP notice.
     """
     return export(session, query)
 
@@ -379,7 +381,7 @@ def update_tasks(
     """
     ids = [task_update.id for task_update in task_updates]
     require_distinct(ids)
-    changes = to_changes(session, task_updates)
+    changes = changes_of_tasks(session, task_updates)
     # Locked in the order of the ids, so that no two such requests wait for each other.
     statement = select(Task).where(col(Task.id).in_(ids), col(Task.deleted_at).is_(None))
     found = session.exec(statement.order_by(col(Task.id)).with_for_update()).all()
@@ -610,23 +612,16 @@ def insert_tasks(
     require_users(session, {(*loc, "owner_id"): task.owner_id for loc, task in tasks.items()})
     names = chain.from_iterable(task_create.tags for task_create in task_creates.values())
     found = tags.find_or_create_tags(session, names)
-    connection = session.connection()
     values = [task.model_dump(exclude={"id"}) for task in tasks.values()]
-    ids = connection.execute(INSERT_TASKS, values).scalars()
+    ids = session.connection().execute(INSERT_TASKS, values).scalars()
     for task, task_create, task_id in zip(tasks.values(), task_creates.values(), ids, strict=True):
         task.id = task_id
-        task.tag_objects = tags.select_tags(found, task_create.tags)
-    links = [
-        {"task_id": task.id, "tag_id": tag.id}
-        for task in tasks.values()
-        for tag in task.tag_objects
-    ]
-    if links:
-        connection.execute(insert(TaskTag), links)
+        task.tag_objects = tags.tags_named(found, task_create.tags)
+    tags.insert_links(session, tasks.values())
     return [*tasks.values()]
 
 
-def to_changes(session: Session, task_updates: Sequence[TaskUpdate]) -> list[dict[str, Any]]:
+def changes_of_tasks(session: Session, task_updates: Sequence[TaskUpdate]) -> list[dict[str, Any]]:
     """Return what to change of each task, with its new tags as objects.
 
     Call it before the tasks are locked: `tags.py` says why.
@@ -637,7 +632,7 @@ def to_changes(session: Session, task_updates: Sequence[TaskUpdate]) -> list[dic
     found = tags.find_or_create_tags(session, names)
     for values in changes:
         if "tags" in values:
-            values["tag_objects"] = tags.select_tags(found, values.pop("tags"))
+            values["tag_objects"] = tags.tags_named(found, values.pop("tags"))
     return changes
 
 

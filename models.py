@@ -153,25 +153,6 @@ class TaskStatus(StrEnum):
     completed = "completed"
 
 
-def tag_key(name: str) -> str:
-    """Return what names of one tag have in common: they differ only in case, or in encoding.
-
-    `É` may be encoded as one character or as two (https://www.unicode.org/reports/tr15/).
-    """
-    return normalize("NFC", name.lower())
-
-
-class JoinedNames(TypeDecorator[list[str]]):
-    """The names of tags, which a SELECT joins with commas, as a sorted list."""
-
-    impl = String
-    cache_ok = True
-
-    def process_result_value(self, value: str | None, _dialect: Dialect) -> list[str]:
-        """Return the names, sorted without regard to case."""
-        return sorted(value.split(","), key=tag_key) if value else []
-
-
 class TaskTag(SQLModel, table=True):
     """The table that links tasks to tags, many to many."""
 
@@ -237,7 +218,7 @@ class Task(TaskBase, table=True):
     completed_at: datetime | None = None
     deleted_at: datetime | None = None
     version: int = 1
-    # Loaded after the task by a statement of its own, which sees what a lock has waited for.
+    # Loaded by a statement after the one that locks the task, so it sees what that has waited for.
     tag_objects: list["Tag"] = Relationship(
         link_model=TaskTag,
         passive_deletes=True,
@@ -360,6 +341,25 @@ class TaskDeleted(SQLModel):
 
     message: str
     task_id: int
+
+
+def tag_key(name: str) -> str:
+    """Return what names of one tag have in common: they differ only in case, or in encoding.
+
+    `É` may be encoded as one character or as two (https://www.unicode.org/reports/tr15/).
+    """
+    return normalize("NFC", name.lower())
+
+
+class JoinedNames(TypeDecorator[list[str]]):
+    """The type of names that a SELECT joins with commas, and that Python has as a sorted list."""
+
+    impl = String
+    cache_ok = True
+
+    def process_result_value(self, value: str | None, _dialect: Dialect) -> list[str]:
+        """Return the names, sorted without regard to case."""
+        return sorted(value.split(","), key=tag_key) if value else []
 
 
 class TagBase(SQLModel):

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, HTTPException, Path, Query, Request
 from sqlalchemy.exc import IntegrityError
-from sqlmodel import Session, col, select, update
+from sqlmodel import Session, col, insert, select, update
 
 from database import SessionDep
 from models import Tag, TagDeleted, TagPublic, TagUpdate, Task, TaskTag, now, tag_key
@@ -122,6 +122,13 @@ def find_or_create_tags(session: Session, names: Iterable[str]) -> dict[str, Tag
     return tags | new
 
 
-def select_tags(tags: dict[str, Tag], names: Iterable[str]) -> list[Tag]:
-    """Return the tags with these names, each once and in the order of `Task.tag_objects`."""
+def tags_named(tags: dict[str, Tag], names: Iterable[str]) -> list[Tag]:
+    """Return the tags with these names, each once, and in the order of `Task.tag_objects`."""
     return sorted((tags[key] for key in set(map(tag_key, names))), key=lambda tag: tag.id or 0)
+
+
+def insert_links(session: Session, tasks: Iterable[Task]) -> None:
+    """Insert by one statement which tags these new tasks have."""
+    links = [{"task_id": task.id, "tag_id": tag.id} for task in tasks for tag in task.tag_objects]
+    if links:
+        session.connection().execute(insert(TaskTag), links)

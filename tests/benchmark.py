@@ -46,6 +46,8 @@ PAGES = {
     "page inside a status": "/tasks?sort=status&after=pending,{}",
     "status and priority, newest first": "/tasks?status=pending&priority_min=3&sort=-created_at",
     "by owner": "/tasks?owner_id=1",
+    "by tag": "/tasks?tag=tag%201",
+    "by tag, newest first": "/tasks?tag=tag%201&sort=-created_at",
     "trash": "/tasks?deleted=true",
 }
 LUA = """
@@ -197,12 +199,25 @@ def read_pages(folder: Path, database_url: str, size: int) -> dict[str, float]:
         }
 
 
+def export(server: ApiServer) -> tuple[float, float]:
+    """Return how many tasks a second an export has, and how many bytes of memory it adds."""
+    process = psutil.Process(server.process.pid)
+    httpx2.get(f"{server.url}/tasks").raise_for_status()
+    memory, begin = process.memory_info().rss, time.perf_counter()
+    with httpx2.stream("GET", f"{server.url}/tasks/export") as response:
+        tasks = sum(chunk.count(b"\n") for chunk in response.iter_bytes())
+    seconds = time.perf_counter() - begin
+    return tasks / seconds, process.memory_info().rss - memory
+
+
 def measure_rest(folder: Path, database_url: str) -> list[str]:
-    """Return the speed of the bulk call, the time of a start, and the growth of the memory."""
+    """Return the speed of bulk calls and exports, the time of a start, and the memory."""
     begin = time.perf_counter()
     with serve(folder, database_url) as server:
         start = time.perf_counter() - begin
         bulk = [measure(server, "/tasks/bulk", [TASK] * 1000, clients=1) for _ in range(ROUNDS)]
+    with serve(folder, database_url) as server:
+        exported, export_memory = export(server)
     with serve(folder, database_url) as server:
         process = psutil.Process(server.process.pid)
         memory: list[int] = []
@@ -215,6 +230,8 @@ def measure_rest(folder: Path, database_url: str) -> list[str]:
             memory.append(process.memory_info().rss)
     return [
         f"{medians(bulk).per_second * 1000:,.0f}",
+        f"{exported:,.0f}",
+        f"{export_memory / 2**20:+.1f}",
         f"{start:.2f}",
         f"{memory[0] / 2**20:.1f}",
         f"{(memory[1] - memory[0]) / 2**20:+.1f}",
@@ -233,6 +250,8 @@ def draw(pages: dict[str, list[dict[str, float]]]) -> str:
         "#bbbbbb",
         "#000",
         "#f80",
+        "#808",
+        "#840",
     )
     top = max(max(size.values()) for sizes in pages.values() for size in sizes) * 1.1
     svg = []
@@ -259,7 +278,7 @@ def draw(pages: dict[str, list[dict[str, float]]]) -> str:
         svg.append(f'<text x="{x}" y="{y}" fill="{colour}">■ {name}</text>')
     svg.append('<text x="610" y="268">tasks</text>')
     style = 'font-family="sans-serif" font-size="12" stroke-width="2"'
-    size = 'width="640" height="340"'
+    size = 'width="640" height="358"'
     return "\n".join(
         [f'<svg xmlns="http://www.w3.org/2000/svg" {size} {style}>', *svg, "</svg>", ""]
     )
@@ -342,7 +361,11 @@ def measure_everything(folder: Path, server_url: str) -> None:
     )
     print_table("workers | call | requests/s | ratio", workers)
     print_table("database | call | 1,000 | 100,000 | 1,000,000 | ratio", growth)
-    print_table("database | tasks/s in bulk | start, s | memory, MiB | later, MiB", rest)
+    print_table(
+        "database | tasks/s in bulk | tasks/s exported | its memory, MiB | start, s |"
+        " memory, MiB | later, MiB",
+        rest,
+    )
     (ROOT / "docs/performance.svg").write_text(draw(pages))
 
 

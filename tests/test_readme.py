@@ -162,3 +162,11 @@ def test_the_api_is_extended_as_described(empty_database: str, copy: Path) -> No
     alembic(empty_database, "downgrade", "-1", project=copy)
     with ApiServer(copy, empty_database) as server, server.client() as client:
         assert client.get("/tasks/2").json() == before[1]
+
+
+def test_the_feature_is_shown_as_it_is_in_the_code() -> None:
+    for diff in blocks("diff", "Add a feature", EXTENDING):
+        first, *lines = filter(None, diff.splitlines())
+        code, position = (ROOT / first.removeprefix("--- ")).read_text(), 0
+        for line in lines:
+            position = code.index(f"\n{line[1:]}", position) + len(line)

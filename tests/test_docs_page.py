@@ -126,6 +126,7 @@ def test_the_page_begins_with_tasks_and_what_to_call_first(
     tags = page.locator(".opblock-tag-section")
     assert [tag.get_attribute("data-tag") for tag in tags.locator("h3").all()] == [
         "tasks",
+        "tags",
         "users",
         "service",
     ]
@@ -165,6 +166,7 @@ CALLS: dict[str, dict[str, str]] = {
     "read_tasks_by_status": {},
     "read_recent_tasks": {},
     "read_stats": {},
+    "export_tasks": {},
     "put_task": {"task_id": "1"},
     "update_task": {"task_id": "1"},
     "update_tasks": {},
@@ -172,6 +174,9 @@ CALLS: dict[str, dict[str, str]] = {
     "read_transfers": {"task_id": "1"},
     "delete_task": {"task_id": "1"},
     "restore_task": {"task_id": "1"},
+    "read_tags": {},
+    "rename_tag": {"tag_id": "1"},
+    "delete_tag": {"tag_id": "1"},
     "read_users": {},
     "read_user": {"user_id": "1"},
     "read_tasks_of_user": {"user_id": "1"},

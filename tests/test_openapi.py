@@ -215,13 +215,13 @@ def send_examples(client: httpx2.Client) -> None:
         for method, operation in methods.items()
         if "requestBody" in operation and path != "/token"
     }
-    assert len(bodies) == 8
+    assert len(bodies) == 9
     creating = [("post", "/tasks"), ("post", "/tasks/bulk"), ("post", "/users")]
     for method, path in [*creating, *(call for call in bodies if call not in creating)]:
         examples = bodies[method, path].get("examples", {}).values()
         body = next((each["value"] for each in examples), None)
         body = body or example(bodies[method, path]["schema"], document["components"]["schemas"])
-        answer = client.request(method, path.format(task_id=1, user_id=1), json=body)
+        answer = client.request(method, path.format(task_id=1, user_id=1, tag_id=1), json=body)
         assert answer.is_success, (method, path, body, answer.text)
 
 

@@ -1,10 +1,13 @@
 """What a user may rely on in any order: random sequences of calls are answered as a model says."""
 
+import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
+from unicodedata import normalize
 
 import httpx2
 import pytest
@@ -18,7 +21,7 @@ from sqlalchemy import Engine, text
 from models import TaskCreate, UserCreate
 from queries import TaskSort
 
-Row = dict[str, Any]  # a task, a user or a transfer, as clients see it
+Row = dict[str, Any]  # a task, a tag, a user or a transfer, as clients see it
 Answer = httpx2.Response
 Choices = dict[str, st.SearchStrategy[Any]]
 
@@ -26,10 +29,11 @@ parse = datetime.fromisoformat
 
 NEVER_USED = 10**9  # as an id
 NO_TASK, NO_USER = {"detail": "Task not found"}, {"detail": "User not found"}
+NO_TAG = {"detail": "Tag not found"}
 # The fields that are not sent. One that this model does not know has the default of the API.
 NEW_TASK: Row = TaskCreate(title="a").model_dump(mode="json")
 NEW_TASK |= {"description": None, "status": "pending", "priority": 0, "due_at": None}
-NEW_TASK |= {"owner_id": None}
+NEW_TASK |= {"tags": [], "owner_id": None}
 ANY_USER = {"username": "ada", "email": "ada@example.com", "password": PASSWORD}
 NEW_USER: Row = UserCreate.model_validate(ANY_USER).model_dump(mode="json", exclude={"password"})
 NEW_USER |= {"full_name": None, "is_admin": False, "is_active": True}
@@ -39,11 +43,16 @@ GONE_TASK |= dict.fromkeys(("created_at", "updated_at"), "2026-01-01T00:00:00Z")
 STATUSES = ["pending", "in_progress", "completed"]
 # Lists of entity tags, where {} is the version that the task has. The first three name it, the
 # fourth does for `If-None-Match`.
-TAGS = ["*", '"{}"', '"0", "{}"', 'W/"{}"', '"0"']
+ETAGS = ["*", '"{}"', '"0", "{}"', 'W/"{}"', '"0"']
 WRONG_FIELDS = {
     "title": (" ", "string_too_short", "String should have at least 1 character"),
     "status": ("done", "enum", "Input should be 'pending', 'in_progress' or 'completed'"),
     "priority": (6, "less_than_equal", "Input should be less than or equal to 5"),
+    "tags": (
+        [f"must not be kept {n}" for n in range(21)],
+        "too_long",
+        "List should have at most 20 items after validation, not 21",
+    ),
 }
 
 
@@ -59,24 +68,45 @@ class Unforeseen:
     __hash__ = None  # type: ignore[assignment]
 
 
-def shown(fields: Row) -> Row:
-    """Return the fields of a task as the API shows what was sent."""
+def trimmed(fields: Row) -> Row:
+    """Return the fields of a task without blanks around texts, and with `due_at` in UTC."""
     changed = dict(fields)
     if "title" in fields:
         changed["title"] = fields["title"].strip()
     if fields.get("due_at"):
         in_utc = parse(fields["due_at"]).astimezone(UTC)
         changed["due_at"] = in_utc.isoformat().replace("+00:00", "Z")
+    if "tags" in fields:
+        changed["tags"] = [name.strip() for name in fields["tags"]]
     return changed
+
+
+def tag_key(name: str) -> str:
+    """Return what all names of one tag have in common."""
+    return normalize("NFC", name.strip().lower())
+
+
+def tag_keys(names: Iterable[str]) -> set[str]:
+    return {tag_key(name) for name in names}
+
+
+def in_order_of_keys(names: Iterable[str]) -> list[str]:
+    return sorted(names, key=tag_key)
 
 
 def sent(fields: Row) -> Row:
     """Return what is compared when a key is used again: all but the defaults."""
     return {
         name: value
-        for name, value in shown(fields).items()
+        for name, value in trimmed(fields).items()
         if name == "owner_id" or value != NEW_TASK[name]
     }
+
+
+def again(fields: Row, *, reverse: bool) -> Row:
+    """Return what `sent` returned with the defaults, and blanks around the tags."""
+    names = [f" {name} " for name in fields.get("tags", [])]
+    return {"title": "a"} | fields | {"tags": names[::-1] if reverse else names}
 
 
 def keep_completed_at(task: Row, at: Unforeseen) -> None:
@@ -115,6 +145,8 @@ FILTERS: dict[str, Callable[[Row, Any], bool]] = {
     "overdue": lambda task, it: is_overdue(task) is it,
     "owner_id": lambda task, it: bool(task["owner_id"] == it),
     "unowned": lambda task, it: (task["owner_id"] is None) is it,
+    "tag": lambda task, it: tag_keys(it) <= tag_keys(task["tags"]),
+    "untagged": lambda task, it: (task["tags"] == []) is it,
     "deleted": lambda task, it: (task["deleted_at"] is not None) is it,
 }
 
@@ -195,12 +227,16 @@ POSITIONS = st.integers(0, 199)  # for `pick`
 DUE = ["2020-01-01T00:00:00Z", "2020-01-01T01:00:00+01:00", "2039-12-31T23:00:00.5-01:00"]
 # In one case, since databases differ in how they sort others.
 TITLES = st.sampled_from(["a", "b", "b2", " c "])
+# Of three tags, so that they often meet. One of them is in two encodings.
+TAG_NAMES = st.sampled_from(["a", " A ", "b c", "B c", "\u00c9", "e\u0301"])
+FREE_NAMES = st.sampled_from(["c", "z"])  # unless a tag was renamed to them
 CHANGES: Choices = {
     "title": TITLES,
     "description": st.sampled_from([None, "", "A report", "50% of a_b"]),
     "status": st.sampled_from(STATUSES),
     "priority": st.integers(0, 5),
     "due_at": st.sampled_from([None, *DUE]),
+    "tags": st.lists(TAG_NAMES, max_size=4),
 }
 TASK_CHANGES = st.fixed_dictionaries({}, optional=CHANGES)
 OWNERS = st.none() | POSITIONS
@@ -219,6 +255,8 @@ FILTER_VALUES: Choices = {
     "overdue": st.booleans(),
     "owner_id": POSITIONS,
     "unowned": st.booleans(),
+    "tag": st.lists(TAG_NAMES, min_size=1, max_size=2),
+    "untagged": st.booleans(),
     "deleted": st.booleans(),
 }
 ONE_FILTER = st.one_of(*[st.tuples(st.just(name), value) for name, value in FILTER_VALUES.items()])
@@ -228,7 +266,7 @@ PAGE |= {"after": POSITIONS, "count": st.booleans()}
 PAGES = st.fixed_dictionaries({}, optional=PAGE)
 SORTS = st.fixed_dictionaries({}, optional={"sort": st.sampled_from(TaskSort)})
 QUERIES = st.tuples(SOME_FILTERS, PAGES, SORTS).map(lambda parts: parts[0] | parts[1] | parts[2])
-IF_MATCH = st.none() | st.sampled_from(TAGS)
+IF_MATCH = st.none() | st.sampled_from(ETAGS)
 EMAILS = st.sampled_from(["ADA@example.com", "bob@example.com", "eve@example.com"])
 USER_FIELDS: Choices = {"username": st.sampled_from(["ada", "Bob", "eve"]), "email": EMAILS}
 FULL_NAMES = st.sampled_from([None, "Ada", "Bob"])
@@ -254,8 +292,9 @@ class Sequences(stateful.RuleBasedStateMachine):
         # What was sent with a key, and the ids of the tasks that it created.
         self.keys: dict[str, tuple[Row | list[Row], list[int]]] = {}
         self.users: dict[int, Row] = {}
-        self.gone_tasks, self.gone_users = [NEVER_USED], [NEVER_USED]
-        self.last_task = self.last_user = self.passwords = 0
+        self.tags: dict[int, str] = {}  # their names
+        self.gone_tasks, self.gone_users, self.gone_tags = [NEVER_USED], [NEVER_USED], [NEVER_USED]
+        self.last_task = self.last_user = self.last_tag = self.passwords = 0
         with self.engine.begin() as connection:
             for table in ("idempotency_key", "transfer", "task", "tag", '"user"'):
                 connection.execute(text(f"DELETE FROM {table}"))  # noqa: S608
@@ -286,6 +325,11 @@ class Sequences(stateful.RuleBasedStateMachine):
     def pick_user(self, position: int) -> int:
         return self.pick(position, self.users, self.gone_users)
 
+    def pick_tag(self, position: int) -> int:
+        used = [*chain.from_iterable(task["tags"] for task in self.tasks.values())]
+        usual = [tag_id for tag_id, name in self.tags.items() if name in used]
+        return self.pick(position, usual, [*self.tags, *self.gone_tags])
+
     def with_ids(self, fields: Row) -> Row:
         """Return the fields of a new task, or a query, with ids and datetimes for positions."""
         values = dict(fields)
@@ -301,6 +345,39 @@ class Sequences(stateful.RuleBasedStateMachine):
 
     def is_unknown(self, user_id: int | None) -> bool:
         return user_id is not None and user_id not in self.users
+
+    def create_tags(self, sent: Iterable[Row]) -> None:
+        """Keep the tags that the API creates for what was sent, and ask for their ids."""
+        names = [*chain.from_iterable(fields.get("tags", []) for fields in sent)]
+        by_key = {tag_key(name): name.strip() for name in reversed(names)}
+        there = tag_keys(self.tags.values())
+        answer = self.client.get("/tags", params={"after": self.last_tag})
+        ids = [tag["id"] for tag in answer.json()]
+        new = [by_key[key] for key in sorted(by_key.keys() - there)]
+        assert [tag["name"] for tag in answer.json()] == new
+        self.tags |= zip(ids, new, strict=True)
+        self.last_tag = max([self.last_tag, *ids])
+
+    def shown(self, fields: Row) -> Row:
+        """Return the fields of a task as the API shows what was sent."""
+        changed = trimmed(fields)
+        if "tags" in fields:
+            keys = tag_keys(fields["tags"])
+            names = [name for name in self.tags.values() if tag_key(name) in keys]
+            changed["tags"] = in_order_of_keys(names)
+        return changed
+
+    def show_tag(self, tag_id: int) -> Row:
+        name = self.tags[tag_id]
+        return {"name": name, "id": tag_id, "task_count": len(self.select(tag=[name]))}
+
+    def show_tags(self) -> list[Row]:
+        return [self.show_tag(tag_id) for tag_id in self.tags]
+
+    def new_tasks(self, asked: list[Row]) -> list[Row]:
+        """Return the tasks that the API creates, with their tags."""
+        self.create_tags(asked)
+        return [self.new_task(NEW_TASK | self.shown(task)) for task in asked]
 
     def new_task(self, asked: Row) -> Row:
         """Return the task that the API creates."""
@@ -323,23 +400,28 @@ class Sequences(stateful.RuleBasedStateMachine):
             self.keys[key] = body, [task["id"] for task in tasks]
 
     def find(
-        self, answer: Answer, task_id: int, tags: str | None = None, *, deleted: bool | None = False
+        self,
+        answer: Answer,
+        task_id: int,
+        etags: str | None = None,
+        *,
+        deleted: bool | None = False,
     ) -> Row | None:
         """Return the task; compare the answer if it is not there or has another version."""
         task = self.tasks.get(task_id)
         if task is None or deleted not in (None, task["deleted_at"] is not None):
             check(answer, 404, NO_TASK)
-        elif tags not in (None, *TAGS[:3]):
+        elif etags not in (None, *ETAGS[:3]):
             body = {"detail": "The task has another version"}
             check(answer, 412, body, etag=f'"{task["version"]}"')
         else:
             return task
         return None
 
-    def tagged(self, name: str, tags: str | None, task_id: int) -> dict[str, str]:
-        """Return the header with the tags."""
+    def with_etags(self, name: str, etags: str | None, task_id: int) -> dict[str, str]:
+        """Return the header with the entity tags."""
         version = self.tasks[task_id]["version"] if task_id in self.tasks else 1
-        return {name: tags.format(version)} if tags else {}
+        return {name: etags.format(version)} if etags else {}
 
     def compare_list(self, path: str, query: Row, rows: list[Row]) -> None:
         """Compare the page of these rows that the query asks for, and all that follow."""
@@ -364,29 +446,34 @@ class Sequences(stateful.RuleBasedStateMachine):
         self.users = {user["id"]: user for user in self.call("GET", "/users").json()}
         self.last_user = max(self.users)
         owners = (0, 10, None)  # the first, the second, and nobody
-        tasks = [{"title": "a", "owner_id": owners[n % 3]} for n in range(len(changes))]
+        tasks = [
+            {"title": "a", "tags": ["a"], "owner_id": owners[n % 3]} for n in range(len(changes))
+        ]
         self.create_tasks(
             [task | fields for task, fields in zip(tasks, changes, strict=True)], None
         )
+        self.delete_task(0, None, trashed=False, permanent=False)
 
     @invariant()
     def everything_is_as_in_the_model(self) -> None:
         for deleted in (False, True):
             self.compare_list("/tasks", {"deleted": deleted}, self.select(deleted=deleted))
+        self.compare_list("/tags", {}, self.show_tags())
 
     @rule(fields=NEW_TASKS, key=KEYS)
     def create_task(self, fields: Row, key: str | None) -> None:
         self.post_task(self.with_ids(fields), key)
 
     @precondition(lambda self: self.keys)
-    @rule(position=POSITIONS, same=st.booleans())
-    def repeat_with_key(self, position: int, *, same: bool) -> None:
+    @rule(position=POSITIONS, same=st.booleans(), reverse=st.booleans())
+    def repeat_with_key(self, position: int, *, same: bool, reverse: bool) -> None:
         key = [*self.keys][position % len(self.keys)]
         body, _ = self.keys[key]
         if isinstance(body, list):
-            self.post_tasks([{"title": "a"} | task for task in body] * (1 if same else 2), key)
+            self.post_tasks([again(task, reverse=reverse) for task in body] * (2 - same), key)
         else:
-            self.post_task({"title": "a"} | body if same else body | {"title": "another"}, key)
+            other = {} if same else {"title": "another"}
+            self.post_task(again(body, reverse=reverse) | other, key)
 
     def earlier(self, answer: Answer, key: str, body: Row | list[Row]) -> list[Row]:
         """Return the tasks that the key created; compare the answer if they are not sent again."""
@@ -411,7 +498,7 @@ class Sequences(stateful.RuleBasedStateMachine):
             check(answer, 422, unknown_users(["body", "owner_id"]))
             return
         else:
-            tasks = [self.new_task(NEW_TASK | shown(body))]
+            tasks = self.new_tasks([body])
         for task in tasks:
             location = f"/tasks/{answer.json().get('id')}"
             check(answer, 201, task, etag=f'"{task["version"]}"', location=location)
@@ -434,7 +521,7 @@ class Sequences(stateful.RuleBasedStateMachine):
             check(answer, 422, unknown_users(*locs))
             return
         else:
-            tasks = [self.new_task(NEW_TASK | shown(task)) for task in body]
+            tasks = self.new_tasks(body)
         if tasks:
             check(answer, 201, tasks)
         if key not in self.keys:
@@ -442,27 +529,35 @@ class Sequences(stateful.RuleBasedStateMachine):
             assert datetimes == sorted(set(datetimes))
         self.keep(tasks, key, what)
 
-    @rule(position=POSITIONS, tags=IF_MATCH)
-    def read_task(self, position: int, tags: str | None) -> None:
+    @rule(position=POSITIONS, etags=IF_MATCH)
+    def read_task(self, position: int, etags: str | None) -> None:
         task_id = self.pick_task(position)
-        headers = self.tagged("If-None-Match", tags, task_id)
+        headers = self.with_etags("If-None-Match", etags, task_id)
         answer = self.call("GET", f"/tasks/{task_id}", headers=headers)
         task = self.find(answer, task_id)
-        if task and tags in TAGS[:4]:
+        if task and etags in ETAGS[:4]:
             assert (answer.status_code, answer.content) == (304, b"")
             check_headers(answer, etag=f'"{task["version"]}"')
         elif task:
             check_task(answer, task)
 
-    @rule(position=POSITIONS, fields=TASK_CHANGES, tags=IF_MATCH, put=st.booleans())
-    def update_task(self, position: int, fields: Row, tags: str | None, *, put: bool) -> None:
+    @rule(position=POSITIONS, fields=TASK_CHANGES, etags=IF_MATCH, put=st.booleans())
+    def update_task(self, position: int, fields: Row, etags: str | None, *, put: bool) -> None:
         task_id = self.pick_task(position)
-        headers = self.tagged("If-Match", tags, task_id)
+        headers = self.with_etags("If-Match", etags, task_id)
         method = "PUT" if put else "PATCH"
         answer = self.call(method, f"/tasks/{task_id}", json=fields, headers=headers)
-        if task := self.find(answer, task_id, tags):
-            change(task, self.now, **shown(fields))
+        if task := self.find(answer, task_id, etags):
+            self.create_tags([fields])
+            change(task, self.now, **self.shown(fields))
             check_task(answer, task)
+
+    @rule(position=POSITIONS, put=st.booleans())
+    def send_tags_again(self, position: int, *, put: bool) -> None:
+        """Send the tags that the task has in another order, in another case and twice."""
+        names = self.tasks.get(self.pick_task(position), NEW_TASK)["tags"]
+        fields = {"tags": [*reversed(names), *(name.swapcase() for name in names)]}
+        self.update_task(position, fields, None, put=put)
 
     @rule(changes=st.lists(st.tuples(POSITIONS, TASK_CHANGES), min_size=1, max_size=4))
     def update_tasks(self, changes: list[tuple[int, Row]]) -> None:
@@ -479,18 +574,19 @@ class Sequences(stateful.RuleBasedStateMachine):
             locs = (["body", position, "id"] for position in unknown)
             check(answer, 404, problems("task_not_found", "Task not found", *locs))
             return
+        self.create_tags(body)
         for item in body:
-            change(self.tasks[item["id"]], self.now, **shown(item))
+            change(self.tasks[item["id"]], self.now, **self.shown(item))
         check(answer, 200, [self.tasks[item["id"]] for item in body])
 
-    @rule(position=POSITIONS, tags=IF_MATCH, trashed=st.booleans(), permanent=st.booleans())
+    @rule(position=POSITIONS, etags=IF_MATCH, trashed=st.booleans(), permanent=st.booleans())
     def delete_task(
-        self, position: int, tags: str | None, *, trashed: bool, permanent: bool
+        self, position: int, etags: str | None, *, trashed: bool, permanent: bool
     ) -> None:
         task_id = self.pick_task(position, deleted=trashed and permanent)
-        headers, query = self.tagged("If-Match", tags, task_id), {"permanent": permanent}
+        headers, query = self.with_etags("If-Match", etags, task_id), {"permanent": permanent}
         answer = self.call("DELETE", f"/tasks/{task_id}", params=query, headers=headers)
-        task = self.find(answer, task_id, tags, deleted=None if permanent else False)
+        task = self.find(answer, task_id, etags, deleted=None if permanent else False)
         if not task:
             return
         message = "Task deleted" if permanent else "Task moved to the trash"
@@ -573,6 +669,15 @@ class Sequences(stateful.RuleBasedStateMachine):
         else:
             check(self.call("GET", path, params=asked), 404, NO_USER)
 
+    @rule(query=SOME_FILTERS, how=st.sampled_from([{}, {"format": "jsonl"}]))
+    def export_tasks(self, query: Row, how: Row) -> None:
+        asked = self.with_ids(query)
+        answer = self.call("GET", "/tasks/export", params=asked | how)
+        assert answer.status_code == 200, answer.text
+        *lines, rest = answer.text.split("\n")
+        assert [json.loads(line) for line in lines] == in_order(self.select(**asked), "id")
+        assert rest == ""
+
     @rule(query=SOME_FILTERS)
     def count_tasks(self, query: Row) -> None:
         asked = self.with_ids(query)
@@ -592,12 +697,54 @@ class Sequences(stateful.RuleBasedStateMachine):
     def send_wrong_task(self, position: int, field: str, *, many: bool) -> None:
         value, kind, msg = WRONG_FIELDS[field]
         good = {"id": self.pick_task(position), "title": "must not be kept"}
+        good["tags"] = ["must not be kept"]
         wrong = good | {field: value}
         for method in ("POST", "PATCH") if many else ("POST", "PATCH", "PUT"):
             one_path = "/tasks" if method == "POST" else f"/tasks/{good['id']}"
             path, body = ("/tasks/bulk", [good, wrong]) if many else (one_path, wrong)
             answer = self.call(method, path, json=body)
             check(answer, 422, problems(kind, msg, ["body", 1, field] if many else ["body", field]))
+
+    @rule(page=PAGES)
+    def list_tags(self, page: Row) -> None:
+        after = {"after": self.pick_tag(page["after"])} if "after" in page else {}
+        self.compare_list("/tags", page | after, self.show_tags())
+
+    def is_tag(self, answer: Answer, tag_id: int) -> bool:
+        """Return whether the tag is there; compare the answer if it is not."""
+        if tag_id not in self.tags:
+            check(answer, 404, NO_TAG)
+        return tag_id in self.tags
+
+    def replace_tag(self, name: str, *new: str) -> None:
+        """Replace the tag by new ones in all tasks that have it, those in the trash too."""
+        for task in self.tasks.values():
+            if name in task["tags"]:
+                others = [other for other in task["tags"] if other != name]
+                change(task, self.now, tags=in_order_of_keys([*others, *new]))
+
+    @rule(position=POSITIONS, name=TAG_NAMES | FREE_NAMES)
+    def rename_tag(self, position: int, name: str) -> None:
+        tag_id = self.pick_tag(position)
+        answer = self.call("PATCH", f"/tags/{tag_id}", json={"name": name})
+        if not self.is_tag(answer, tag_id):
+            return
+        others = [self.tags[other] for other in self.tags if other != tag_id]
+        if tag_key(name) in tag_keys(others):
+            check(answer, 409, {"detail": "Another tag has this name"})
+            return
+        self.replace_tag(self.tags[tag_id], name.strip())
+        self.tags[tag_id] = name.strip()
+        check(answer, 200, self.show_tag(tag_id))
+
+    @rule(position=POSITIONS)
+    def delete_tag(self, position: int) -> None:
+        tag_id = self.pick_tag(position)
+        answer = self.call("DELETE", f"/tags/{tag_id}")
+        if self.is_tag(answer, tag_id):
+            check(answer, 200, {"message": "Tag deleted", "tag_id": tag_id})
+            self.replace_tag(self.tags.pop(tag_id))
+            self.gone_tags.append(tag_id)
 
     def find_user(self, answer: Answer, user_id: int) -> Row | None:
         """Return the user; compare the answer if that is not there."""

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from urllib.parse import parse_qs, urlsplit
 
 from task_api import AuthenticatedClient, Client
+from task_api.api.tags import read_tags
 from task_api.api.tasks import create_task, create_tasks, read_tasks, update_task, update_tasks
 from task_api.api.users import create_token, read_member
 from task_api.models import (
@@ -40,10 +41,12 @@ def sign_in(url: str, username: str, password: str) -> str:
 
 def create_and_update(client: AuthenticatedClient) -> None:
     """Create a task, change some of its fields, and meet the errors."""
-    body = TaskCreate(title="Write the report", description="Ten pages", due_at=DUE_AT)
+    tags = ["report", "Home"]
+    body = TaskCreate(title="Write the report", description="Ten pages", due_at=DUE_AT, tags=tags)
     task = create_task.sync(client=client, body=body, idempotency_key="first")
     assert isinstance(task, TaskPublic)
     assert (task.status, task.priority, task.due_at) == (TaskStatus.PENDING, 0, DUE_AT)
+    assert task.tags == ["Home", "report"]
     assert create_task.sync(client=client, body=body, idempotency_key="first") == task
 
     changes = TaskUpdate(due_at=None, status=TaskStatus.IN_PROGRESS)
@@ -63,7 +66,10 @@ def create_and_update(client: AuthenticatedClient) -> None:
 
 def create_and_update_many(client: AuthenticatedClient) -> None:
     """Create tasks at once, and complete the first of them."""
-    bodies = [TaskCreate(title=f"Task {priority}", priority=priority) for priority in (5, 4, 3)]
+    bodies = [
+        TaskCreate(title=f"Task {priority}", priority=priority, tags=["home"])
+        for priority in (5, 4, 3)
+    ]
     tasks = create_tasks.sync(client=client, body=bodies)
     assert isinstance(tasks, list)
     assert [task.priority for task in tasks] == [5, 4, 3]
@@ -92,6 +98,17 @@ def list_pages(client: AuthenticatedClient) -> None:
     assert "Link" not in last.headers
 
 
+def find_tagged(client: AuthenticatedClient) -> None:
+    """List the tasks that have both tags, and the tags."""
+    tasks = read_tasks.sync(client=client, tag=["home", "report"])
+    assert isinstance(tasks, list)
+    assert [task.title for task in tasks] == ["Write the report"]
+
+    tags = read_tags.sync(client=client)
+    assert isinstance(tags, list)
+    assert [(tag.name, tag.task_count) for tag in tags] == [("Home", 4), ("report", 1)]
+
+
 def main(url: str, *credentials: str) -> None:
     """Do all of it. An API without sign-in reads no token."""
     token = sign_in(url, *credentials) if credentials else "none"
@@ -99,6 +116,7 @@ def main(url: str, *credentials: str) -> None:
         create_and_update(client)
         create_and_update_many(client)
         list_pages(client)
+        find_tagged(client)
 
 
 main(*sys.argv[1:])

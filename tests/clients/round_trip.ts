@@ -22,12 +22,14 @@ async function createAndUpdate(client: Client<paths>): Promise<void> {
     title: "Write the report",
     description: "Ten pages",
     due_at: "2027-01-29T18:00:00+01:00",
+    tags: ["report", "Home"],
   };
   const params = { header: { "idempotency-key": "first" } };
   const { data: task } = await client.POST("/tasks", { params, body });
   assert(task);
   assert.deepEqual([task.status, task.priority], ["pending", 0]);
   assert.equal(task.due_at, "2027-01-29T17:00:00Z");
+  assert.deepEqual(task.tags, ["Home", "report"]);
   assert.deepEqual((await client.POST("/tasks", { params, body })).data, task);
 
   const change = {
@@ -49,7 +51,8 @@ async function createAndUpdate(client: Client<paths>): Promise<void> {
 }
 
 async function createAndUpdateMany(client: Client<paths>): Promise<void> {
-  const body = [5, 4, 3].map((priority) => ({ title: `Task ${priority}`, priority }));
+  const tags = ["home"];
+  const body = [5, 4, 3].map((priority) => ({ title: `Task ${priority}`, priority, tags }));
   const { data: tasks } = await client.POST("/tasks/bulk", { body });
   assert.deepEqual(tasks?.map((task) => task.priority), [5, 4, 3]);
   const first = tasks?.[0];
@@ -80,6 +83,15 @@ async function listPages(client: Client<paths>): Promise<void> {
   assert.equal(last.response.headers.get("Link"), null);
 }
 
+async function findTagged(client: Client<paths>): Promise<void> {
+  const query = { tag: ["home", "report"] };
+  const { data: tasks } = await client.GET("/tasks", { params: { query } });
+  assert.deepEqual(tasks?.map((task) => task.title), ["Write the report"]);
+
+  const { data: tags } = await client.GET("/tags");
+  assert.deepEqual(tags?.map((tag) => [tag.name, tag.task_count]), [["Home", 4], ["report", 1]]);
+}
+
 const [baseUrl = "", username, password] = process.argv.slice(2);
 const client = createClient<paths>({ baseUrl });
 if (username && password) {
@@ -89,3 +101,4 @@ if (username && password) {
 await createAndUpdate(client);
 await createAndUpdateMany(client);
 await listPages(client);
+await findTagged(client);

@@ -111,8 +111,8 @@ def has_tag(name: str) -> ColumnElement[bool]:
     """Return the condition that a task has the tag with this name."""
     # As one value, by which PostgreSQL finds the links in the order of the tasks. By a join it read
     # all links of the tag and sorted them: 9 ms instead of 2 for a tag of a thousand tasks.
-    tag_id = select(Tag.id).where(Tag.key == tag_key(name)).scalar_subquery()
-    return col(Task.id).in_(select(TaskTag.task_id).where(TaskTag.tag_id == tag_id))
+    tag_name = select(Tag.name).where(Tag.key == tag_key(name)).scalar_subquery()
+    return col(Task.id).in_(select(TaskTag.task_id).where(TaskTag.tag_name == tag_name))
 
 
 def is_tagged() -> ColumnElement[bool]:

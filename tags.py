@@ -46,9 +46,9 @@ def rename_tag(
     """Rename a tag in all tasks that have it. For each of them, this is a change."""
     tag = find_tag(session, tag_id)
     if tag.name != tag_update.name:
+        record_change(session, tag)
         tag.name, tag.key = tag_update.name, tag_key(tag_update.name)
         flush_tag(session)
-        record_change(session, tag_id)
     statement = select_public(Tag, TagPublic).where(col(Tag.id) == tag_id)
     row = session.connection().execute(statement).one()
     session.commit()
@@ -59,7 +59,7 @@ def rename_tag(
 def delete_tag(tag_id: TagId, session: SessionDep) -> TagDeleted:
     """Delete a tag. All tasks that have it stay, and lose it, which is a change of each."""
     tag = find_tag(session, tag_id)
-    record_change(session, tag_id)
+    record_change(session, tag)
     session.delete(tag)
     session.commit()
     return TagDeleted(message="Tag deleted", tag_id=tag_id)
@@ -88,9 +88,9 @@ def flush_tag(session: Session) -> None:
         raise HTTPException(409, IS_TAKEN) from None
 
 
-def record_change(session: Session, tag_id: int) -> None:
+def record_change(session: Session, tag: Tag) -> None:
     """Update the version and the datetime of all tasks that have the tag."""
-    tagged = select(TaskTag.task_id).where(col(TaskTag.tag_id) == tag_id)
+    tagged = select(TaskTag.task_id).where(col(TaskTag.tag_name) == tag.name)
     has_tag = col(Task.id).in_(tagged)
     # Lock the tasks in the order of their ids, as `update_tasks` does.
     session.exec(select(Task.id).where(has_tag).order_by(col(Task.id)).with_for_update())
@@ -129,6 +129,8 @@ def tags_named(tags: dict[str, Tag], names: Iterable[str]) -> list[Tag]:
 
 def insert_links(session: Session, tasks: Iterable[Task]) -> None:
     """Insert by one statement which tags these new tasks have."""
-    links = [{"task_id": task.id, "tag_id": tag.id} for task in tasks for tag in task.tag_objects]
+    links = [
+        {"task_id": task.id, "tag_name": tag.name} for task in tasks for tag in task.tag_objects
+    ]
     if links:
         session.connection().execute(insert(TaskTag), links)

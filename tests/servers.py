@@ -147,14 +147,14 @@ def connect(database_url: str) -> Engine:
     return create_engine(url, poolclass=NullPool)  # leaves no connection open behind a test
 
 
-# A tag for each thousand tasks, and each task has one, but not the first hundred.
+# A tag for each thousand tasks, and each task has one, but not the first two hundred.
 TAGS = """
     INSERT INTO tag (name, key)
     SELECT 'tag ' || id, 'tag ' || id FROM task WHERE id <= :number / 1000"""
 LINKS = """
-    INSERT INTO task_tag (task_id, tag_id)
-    SELECT task.id, tag.id FROM task JOIN tag ON tag.id = 1 + task.id % (:number / 1000)
-    WHERE task.id > 100"""
+    INSERT INTO task_tag (task_id, tag_name)
+    SELECT task.id, tag.name FROM task JOIN tag ON tag.id = 1 + task.id % (:number / 1000)
+    WHERE task.id > 200"""
 
 
 def fill(engine: Engine, number: int) -> None:

@@ -543,7 +543,9 @@ class Sequences(stateful.RuleBasedStateMachine):
 
     @rule(position=POSITIONS, fields=TASK_CHANGES, etags=IF_MATCH, put=st.booleans())
     def update_task(self, position: int, fields: Row, etags: str | None, *, put: bool) -> None:
-        task_id = self.pick_task(position)
+        self.send_changes(self.pick_task(position), fields, etags, put=put)
+
+    def send_changes(self, task_id: int, fields: Row, etags: str | None, *, put: bool) -> None:
         headers = self.with_etags("If-Match", etags, task_id)
         method = "PUT" if put else "PATCH"
         answer = self.call(method, f"/tasks/{task_id}", json=fields, headers=headers)
@@ -552,12 +554,14 @@ class Sequences(stateful.RuleBasedStateMachine):
             change(task, self.now, **self.shown(fields))
             check_task(answer, task)
 
+    @precondition(lambda self: self.select(untagged=False))
     @rule(position=POSITIONS, put=st.booleans())
     def send_tags_again(self, position: int, *, put: bool) -> None:
-        """Send the tags that the task has in another order, in another case and twice."""
-        names = self.tasks.get(self.pick_task(position), NEW_TASK)["tags"]
-        fields = {"tags": [*reversed(names), *(name.swapcase() for name in names)]}
-        self.update_task(position, fields, None, put=put)
+        """Send the tags that a task has in another order, in another case and twice."""
+        tagged = self.select(untagged=False)
+        task = tagged[position % len(tagged)]
+        names = [*reversed(task["tags"]), *(name.swapcase() for name in task["tags"])]
+        self.send_changes(task["id"], {"tags": names}, None, put=put)
 
     @rule(changes=st.lists(st.tuples(POSITIONS, TASK_CHANGES), min_size=1, max_size=4))
     def update_tasks(self, changes: list[tuple[int, Row]]) -> None:

@@ -17,22 +17,27 @@ def upgrade() -> None:
         sa.Column("id", sa.Integer(), nullable=False),
         sa.Column("key", sqlmodel.AutoString(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_tag")),
+        sa.UniqueConstraint("name", name=op.f("uq_tag_name")),
         sa.UniqueConstraint("key", name=op.f("uq_tag_key")),
         sqlite_autoincrement=True,
     )
     op.create_table(
         "task_tag",
         sa.Column("task_id", sa.Integer(), nullable=False),
-        sa.Column("tag_id", sa.Integer(), nullable=False),
-        sa.PrimaryKeyConstraint("task_id", "tag_id", name=op.f("pk_task_tag")),
+        sa.Column("tag_name", sqlmodel.AutoString(), nullable=False),
+        sa.PrimaryKeyConstraint("task_id", "tag_name", name=op.f("pk_task_tag")),
         sa.ForeignKeyConstraint(
             ["task_id"], ["task.id"], name=op.f("fk_task_tag_task_id"), ondelete="CASCADE"
         ),
         sa.ForeignKeyConstraint(
-            ["tag_id"], ["tag.id"], name=op.f("fk_task_tag_tag_id"), ondelete="CASCADE"
+            ["tag_name"],
+            ["tag.name"],
+            name=op.f("fk_task_tag_tag_name"),
+            onupdate="CASCADE",
+            ondelete="CASCADE",
         ),
     )
-    op.create_index(op.f("ix_task_tag_tag_id"), "task_tag", ["tag_id", "task_id"])
+    op.create_index(op.f("ix_task_tag_tag_name"), "task_tag", ["tag_name", "task_id"])
 
 
 def downgrade() -> None:

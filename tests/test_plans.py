@@ -99,6 +99,7 @@ def test_every_page_in_every_order_is_a_range_of_an_index(
         {"priority_max": 2, "sort": "due_at"},
         {"owner_id": "the first"},
         {"owner_id": "the first", "after": "a late task"},
+        {"tag": ["tag 1"]},
         {"deleted": True},
         {"deleted": True, "after": "a late task"},
     ],

@@ -346,9 +346,9 @@ class Sequences(stateful.RuleBasedStateMachine):
     def is_unknown(self, user_id: int | None) -> bool:
         return user_id is not None and user_id not in self.users
 
-    def create_tags(self, sent: Iterable[Row]) -> None:
-        """Keep the tags that the API creates for what was sent, and ask for their ids."""
-        names = [*chain.from_iterable(fields.get("tags", []) for fields in sent)]
+    def create_tags(self, asked: Iterable[Row]) -> None:
+        """Keep the tags that the API creates for what was asked, and ask for their ids."""
+        names = [*chain.from_iterable(fields.get("tags", []) for fields in asked)]
         by_key = {tag_key(name): name.strip() for name in reversed(names)}
         there = tag_keys(self.tags.values())
         answer = self.client.get("/tags", params={"after": self.last_tag})
@@ -529,6 +529,13 @@ class Sequences(stateful.RuleBasedStateMachine):
             assert datetimes == sorted(set(datetimes))
         self.keep(tasks, key, what)
 
+    @rule(key=KEYS)
+    def create_tasks_of_unknown_user(self, key: str | None) -> None:
+        """Create tasks for a user who is not there: they are refused, and no tag is created."""
+        fields = {"title": "must not be kept", "tags": ["must not be kept"]}
+        self.post_task(fields | {"owner_id": NEVER_USED}, key)
+        self.post_tasks([fields, fields | {"owner_id": NEVER_USED}], key)
+
     @rule(position=POSITIONS, etags=IF_MATCH)
     def read_task(self, position: int, etags: str | None) -> None:
         task_id = self.pick_task(position)
@@ -651,6 +658,10 @@ class Sequences(stateful.RuleBasedStateMachine):
     def list_tasks(self, query: Row) -> None:
         asked = self.with_ids(query)
         self.compare_list("/tasks", asked, self.select(**asked))
+
+    @rule(names=st.lists(TAG_NAMES, min_size=2, max_size=3))
+    def list_tasks_with_tags(self, names: list[str]) -> None:
+        self.compare_list("/tasks", {"tag": names}, self.select(tag=names))
 
     @rule(query=QUERIES)
     def list_recent_tasks(self, query: Row) -> None:

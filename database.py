@@ -1,11 +1,11 @@
 """The database: its engines, the session of a request, and the schema."""
 
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 import psycopg2
 from alembic import command
@@ -16,7 +16,7 @@ from alembic.util import CommandError
 from anyio import CapacityLimiter, Semaphore, WouldBlock, move_on_after, to_thread
 from fastapi import Depends, Request
 from fastapi.concurrency import run_in_threadpool
-from sqlalchemy import Engine, Row, Select
+from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlmodel import Session, SQLModel
@@ -124,22 +124,17 @@ async def read_one(statement: SelectOfScalar[Model]) -> Model | None:
     return await run_in_slot(read)
 
 
-async def read_following(
-    session: Session, statement: Select[Any], rows: Sequence[Row[Any]]
-) -> AsyncIterator[Sequence[Row[Any]]]:
-    """Yield the rows, and all that follow: the statement selects the next ones after an id.
+async def read_apart(session: Session, read: Callable[[Session], Result]) -> Result:
+    """Return what the function reads in a new session, from the database of a session for reads.
 
-    They are read where the session reads, but apart from it: no connection is held and no
-    transaction is open while they are sent, however long that takes.
+    Its connection is free again afterwards, so that what follows may take long.
     """
 
-    def read(after: int) -> Sequence[Row[Any]]:
-        with Session(session.get_bind()) as other_session:
-            return other_session.connection().execute(statement, {"after": after}).all()
+    def read_in_new_session() -> Result:
+        with Session(session.get_bind()) as new_session:
+            return read(new_session)
 
-    while rows:
-        yield rows
-        rows = await run_in_slot(partial(read, rows[-1].id), to_read_replica)
+    return await run_in_slot(read_in_new_session, to_read_replica)
 
 
 def first_line(error: DBAPIError) -> str:

@@ -117,6 +117,7 @@ Then start with `POST /tasks`: open it and press **Execute**. `GET /tasks` lists
 
 - **Filters:** `GET /tasks?status=pending&q=report&sort=-priority`. A task has to match all of them.
 - **Tags:** create a task with `"tags": ["report"]`, and find it by `GET /tasks?tag=report`.
+  `GET /tags` lists all tags, and `PATCH /tags/{tag_id}` renames one.
 - **Pages:** a list has at most 100 tasks. If more follow, the header `Link` has the next URL.
 - **Exports:** `GET /tasks/export` has all tasks at once, also for a spreadsheet.
 - **Changes:** `PATCH` changes only what is sent. `DELETE` moves a task to the trash.
@@ -249,9 +250,9 @@ def update_task(
     `tags` replaces all tags of the task; tags that do not exist are created. Other fields are
     ignored, so that a task may be sent back as it was received.
     """
-    [changes] = changes_of_tasks(session, [task_update])
+    [values] = values_of_tasks(session, [task_update])
     task = find_task(session, task_id, if_match=if_match, for_update=True)
-    apply_changes(session, [(task, changes)])
+    change_tasks(session, [(task, values)])
     session.commit()
     return task_response(task)
 
@@ -342,7 +343,7 @@ def export_tasks(query: Annotated[ExportQuery, Query()], session: SessionDep) ->
     or `@`, also behind white space, has a `'` in front: a spreadsheet would take it for a formula.
 
     A task that matches from the beginning to the end is in it once, whatever is changed meanwhile.
-    If the database goes away, the transfer is cut without an end, as clients of HTTP notice.
+    If the database goes away or is too busy, the transfer is cut, and a client of HTTP notices it.
     """
     return export(session, query)
 
@@ -381,7 +382,7 @@ def update_tasks(
     """
     ids = [task_update.id for task_update in task_updates]
     require_distinct(ids)
-    changes = changes_of_tasks(session, task_updates)
+    new_values = values_of_tasks(session, task_updates)
     # Locked in the order of the ids, so that no two such requests wait for each other.
     statement = select(Task).where(col(Task.id).in_(ids), col(Task.deleted_at).is_(None))
     found = session.exec(statement.order_by(col(Task.id)).with_for_update()).all()
@@ -393,10 +394,10 @@ def update_tasks(
     ]
     if problems:
         raise HTTPException(404, problems)
-    changed = [tasks[task_id] for task_id in ids]
-    apply_changes(session, [*zip(changed, changes, strict=True)])
+    in_order = [tasks[task_id] for task_id in ids]
+    change_tasks(session, [*zip(in_order, new_values, strict=True)])
     session.commit()
-    return PublicResponse(list_public(TaskPublic, changed))
+    return PublicResponse(list_public(TaskPublic, in_order))
 
 
 IS_NOT_THEIRS = "The task does not belong to `from_user_id`"
@@ -589,7 +590,8 @@ def find_created(session: Session, repeated: IdempotencyKey, error: IntegrityErr
         raise RequestValidationError([problem])
     # The ids are in the order of the request.
     statement = select(Task).where(col(Task.id).in_(earlier.task_ids)).order_by(col(Task.id))
-    tasks = session.exec(statement).all()
+    # Locked, so that no other request changes them before their tags are read.
+    tasks = session.exec(statement.with_for_update(read=True)).all()
     if len(tasks) < len(earlier.task_ids):
         raise HTTPException(409, IS_DELETED)
     return [*tasks]
@@ -621,23 +623,23 @@ def insert_tasks(
     return [*tasks.values()]
 
 
-def changes_of_tasks(session: Session, task_updates: Sequence[TaskUpdate]) -> list[dict[str, Any]]:
-    """Return what to change of each task, with its new tags as objects.
+def values_of_tasks(session: Session, task_updates: Sequence[TaskUpdate]) -> list[dict[str, Any]]:
+    """Return the new values of each task, with its tags as objects; create those that are missing.
 
-    Call it before the tasks are locked: `tags.py` says why.
+    Call it before the tasks are locked: a comment in `tags.py` says why.
     """
     # What was not sent is MISSING, so not in the dump.
-    changes = [task_update.model_dump(exclude={"id"}) for task_update in task_updates]
-    names = chain.from_iterable(values.get("tags", []) for values in changes)
+    new_values = [task_update.model_dump(exclude={"id"}) for task_update in task_updates]
+    names = chain.from_iterable(values.get("tags", []) for values in new_values)
     found = tags.find_or_create_tags(session, names)
-    for values in changes:
+    for values in new_values:
         if "tags" in values:
             values["tag_objects"] = tags.tags_named(found, values.pop("tags"))
-    return changes
+    return new_values
 
 
-def apply_changes(session: Session, changes: Sequence[tuple[Task, dict[str, Any]]]) -> None:
-    """Change the tasks one after the other, to be written together by the commit."""
+def change_tasks(session: Session, changes: Sequence[tuple[Task, dict[str, Any]]]) -> None:
+    """Give each task its new values, to be written together by the commit."""
     for task, values in changes:
         task.change(**values)
     changed = [task for task, _ in changes if session.is_modified(task)]

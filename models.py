@@ -91,7 +91,7 @@ NO_NUL = r"^[^\x00]*$"
 # blank too, but not in `\s`.
 CONTROL = r"\x00-\x1f\x7f-\x9f"
 ONE_LINE_NOT_BLANK = rf"^[^{CONTROL}]*[^{CONTROL}\s\ufeff][^{CONTROL}]*$"
-# No comma, since commas stand between the names of tags in a SELECT.
+# No comma, which separates the names of tags in a SELECT, and in an export as CSV.
 ONE_LINE_WITHOUT_COMMA = rf"^[^{CONTROL},]*[^{CONTROL},\s\ufeff][^{CONTROL},]*$"
 NO_CONTROL_BUT_WHITESPACE = r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]*$"
 ShortText = Annotated[
@@ -198,6 +198,7 @@ def index(*columns: str, name: str | None = None, where: str = "deleted_at IS NU
 class Task(TaskBase, table=True):
     """The table of tasks."""
 
+    # A `hybrid_property` is no field of Pydantic.
     model_config = {"ignored_types": (hybrid_property,)}
     __table_args__ = (
         CheckConstraint("trim(title) <> ''", name="title"),
@@ -226,10 +227,10 @@ class Task(TaskBase, table=True):
     completed_at: datetime | None = None
     deleted_at: datetime | None = None
     version: int = 1
-    # Loaded by a statement after the one that locks the task, so it sees what that has waited for.
+    # Read by a second statement, after the one that locks the task, so they are those that the
+    # task has by then.
     tag_objects: list["Tag"] = Relationship(
         link_model=TaskTag,
-        passive_deletes=True,
         sa_relationship_kwargs={"lazy": "selectin", "order_by": "Tag.id"},
     )
 
@@ -249,7 +250,7 @@ class Task(TaskBase, table=True):
         """Set the values; if any is new, update the version and the datetimes too."""
         if any(getattr(self, name) != value for name, value in values.items()):
             for name, value in values.items():
-                setattr(self, name, value)
+                setattr(self, name, value)  # `sqlmodel_update` sets no relationship
             self.set_completed_at()
             self.updated_at = now()
             self.version += 1
@@ -380,14 +381,17 @@ class Tag(TagBase, table=True):
     """The table of tags. The name is kept as it was first written."""
 
     model_config = {"ignored_types": (hybrid_property,)}
-    __table_args__ = (UniqueConstraint("name"), UniqueConstraint("key"), NEVER_REUSE_IDS)
+    __table_args__ = (UniqueConstraint("key"), UniqueConstraint("name"), NEVER_REUSE_IDS)
 
     id: int | None = Field(default=None, primary_key=True)
     key: str  # see `tag_key`
 
     @hybrid_property
     def task_count(self) -> ColumnElement[int]:
-        """Return a column of a SELECT: how many tasks have the tag, those in the trash aside."""
+        """Return how many tasks have the tag, without those in the trash, as a column of a SELECT.
+
+        An object does not know it.
+        """
         tasks = select(func.count()).select_from(TaskTag).join(Task)
         has_tag = tasks.where(TaskTag.tag_name == self.name, col(Task.deleted_at).is_(None))
         return has_tag.scalar_subquery()

@@ -337,10 +337,13 @@ class ExportQuery(TaskFilter):
     )
 
 
+EXPORT_PAGE = 200  # tasks, so that long descriptions of all of them take some megabytes
+
+
 def select_export(query: ExportQuery) -> Select[Any]:
-    """Return the SELECT of the next tasks of an export: those after the id `:after`."""
-    matching = select_matching(Task, TaskPublic, query)
-    return matching.where(col(Task.id) > bindparam("after")).order_by(col(Task.id)).limit(1000)
+    """Return the SELECT of the next page of an export: of tasks after the id `:after`."""
+    following = select_matching(Task, TaskPublic, query).where(col(Task.id) > bindparam("after"))
+    return following.order_by(col(Task.id)).limit(EXPORT_PAGE)
 
 
 def select_matching(

@@ -1,11 +1,12 @@
-"""What all routes answer with: public variants as JSON, pages, entity tags and errors."""
+"""What all routes answer with: public variants as JSON, pages, exports, entity tags and errors."""
 
 import csv
 import logging
 import re
 from codecs import BOM_UTF8
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from functools import partial
 from io import StringIO
 from traceback import format_tb
 from typing import Annotated, Any, Generic, TypeVar, get_args, get_origin
@@ -27,10 +28,11 @@ from starlette.convertors import IntegerConvertor, register_url_convertor
 from starlette.routing import Match
 from starlette.types import Send
 
-from database import first_line, is_outage, read_following, schema_may_be_old
+from database import first_line, is_outage, read_apart, schema_may_be_old
 from middleware import MAX_BODY_SIZE
 from models import MAX_INTEGER, ErrorMessage, Problems, Task, TaskPublic
 from queries import (
+    EXPORT_PAGE,
     ExportFormat,
     ExportQuery,
     PageQuery,
@@ -122,9 +124,9 @@ def read_page(
     return PublicResponse(list_public(public, rows), headers=headers)
 
 
-def write_jsonl(tasks: Sequence[Row[Any]]) -> bytes:
+def write_jsonl(rows: Iterable[Row[Any]]) -> bytes:
     """Return tasks as JSON Lines (https://jsonlines.org)."""
-    lines = b"".join(to_json(task) + b"\n" for task in list_public(TaskPublic, tasks))
+    lines = b"".join(to_json(task) + b"\n" for task in list_public(TaskPublic, rows))
     # Many clients would end a line at these characters of Unicode too, as `str.splitlines` does.
     return lines.replace("\u2028".encode(), rb"\u2028").replace("\u2029".encode(), rb"\u2029")
 
@@ -139,7 +141,9 @@ def write_csv(rows: Iterable[Iterable[object]]) -> bytes:
 
 def to_cell(value: object) -> str:
     """Return a value as the text of a cell, with `'` in front of what would be a formula."""
-    text = ",".join(value) if isinstance(value, list) else "" if value is None else str(value)
+    if value is None:
+        return ""
+    text = ",".join(value) if isinstance(value, list) else str(value)
     return f"'{text}" if FORMULA.match(text) else text
 
 
@@ -147,42 +151,46 @@ def to_cell(value: object) -> str:
 # Japanese keyboards (https://owasp.org/www-community/attacks/CSV_Injection).
 FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]")
 
-# By its BOM, a spreadsheet knows the encoding.
-CSV_HEAD = BOM_UTF8 + write_csv([TaskPublic.model_fields])
+MEDIA_TYPES = {ExportFormat.JSONL: "application/jsonl", ExportFormat.CSV: "text/csv"}
+WRITERS = {ExportFormat.JSONL: write_jsonl, ExportFormat.CSV: write_csv}
+# By the BOM, a spreadsheet knows the encoding.
+HEADS = {ExportFormat.JSONL: b"", ExportFormat.CSV: BOM_UTF8 + write_csv([TaskPublic.model_fields])}
 
 
 class ExportResponse(StreamingResponse):
-    """A response that is cut when the database goes away, so that no client takes it for whole."""
+    """A response that is cut when the database fails, so that no client takes it for complete."""
 
     async def stream_response(self, send: Send) -> None:
-        """Send all but the last chunk, which is empty, if the database goes away."""
+        """Send all chunks; if the database fails, all but the last, which is empty."""
         try:
             await super().stream_response(send)
-        except (DBAPIError, PoolTimeoutError) as error:
-            if isinstance(error, DBAPIError) and not is_outage(error):
-                raise
+        except PoolTimeoutError as error:
             log_outage(error)
+        except DBAPIError as error:
+            await log_database_error(error)
 
 
 def export(session: Session, query: ExportQuery) -> ExportResponse:
-    """Return the response that sends all tasks that match the query, a thousand at a time.
+    """Return the response that sends all tasks that match the query, a page after the other.
 
-    The first are read before it begins, so that an outage is still answered by 503.
+    The first is read before it begins, so that an outage is still answered by 503. While the others
+    are sent, no connection is held and no transaction is open.
     """
     statement = select_export(query)
-    first = session.connection().execute(statement, {"after": 0}).all()
-    head, write = {
-        ExportFormat.JSONL: (b"", write_jsonl),
-        ExportFormat.CSV: (CSV_HEAD, write_csv),
-    }[query.format]
 
-    async def stream() -> AsyncIterator[bytes]:
-        yield head
-        async for rows in read_following(session, statement, first):
-            yield write(rows)
+    def read(session: Session, after: int) -> tuple[bytes, int | None]:
+        """Return a page as it is sent, and its last id if others may follow."""
+        rows = session.connection().execute(statement, {"after": after}).all()
+        return WRITERS[query.format](rows), rows[-1].id if len(rows) == EXPORT_PAGE else None
+
+    async def stream(page: bytes, last: int | None) -> AsyncIterator[bytes]:
+        yield HEADS[query.format] + page
+        while last is not None:
+            page, last = await read_apart(session, partial(read, after=last))
+            yield page
 
     return ExportResponse(
-        stream(),
+        stream(*read(session, after=0)),
         media_type=MEDIA_TYPES[query.format],
         headers={"Content-Disposition": f'attachment; filename="tasks.{query.format}"'},
     )
@@ -278,7 +286,6 @@ OK_WITH_LINK: Responses = {
         }
     }
 }
-MEDIA_TYPES = {ExportFormat.JSONL: "application/jsonl", ExportFormat.CSV: "text/csv"}
 EXPORTED: Responses = {
     200: {
         "content": {
@@ -315,20 +322,33 @@ async def respond_wrong_method(request: Request, _error: HTTPException) -> Respo
     return await http_exception_handler(request, HTTPException(405, headers={"Allow": allow}))
 
 
-async def respond_database_error(request: Request, error: DBAPIError) -> JSONResponse:
-    """Respond with 503 to an outage or a schema that is too old, and with 500 to a bug."""
-    may_be_the_schema = isinstance(error, OperationalError | ProgrammingError)
-    if is_outage(error) or (may_be_the_schema and await schema_may_be_old()):
-        return await respond_unavailable(request, error)
-    traceback = "".join(format_tb(error.__traceback__))
-    logger.error("%s in %s\n%s", first_line(error), error.statement, traceback)
+async def respond_database_error(_request: Request, error: DBAPIError) -> JSONResponse:
+    """Respond with 503 to an outage or a schema that is too old, and with 500 to a bug; log it."""
+    if await log_database_error(error):
+        return unavailable()
     return JSONResponse({"detail": "Internal Server Error"}, 500)
 
 
 async def respond_unavailable(_request: Request, error: Exception) -> JSONResponse:
     """Respond with 503, and log why."""
     log_outage(error)
+    return unavailable()
+
+
+def unavailable() -> JSONResponse:
+    """Return the response to a request while the database is away."""
     return JSONResponse({"detail": "The database is not available"}, 503, RETRY_AFTER)
+
+
+async def log_database_error(error: DBAPIError) -> bool:
+    """Log the error, a bug with its traceback; return whether it is an outage or an old schema."""
+    may_be_the_schema = isinstance(error, OperationalError | ProgrammingError)
+    if is_outage(error) or (may_be_the_schema and await schema_may_be_old()):
+        log_outage(error)
+        return True
+    traceback = "".join(format_tb(error.__traceback__))
+    logger.error("%s in %s\n%s", first_line(error), error.statement, traceback)
+    return False
 
 
 def log_outage(error: Exception) -> None:

@@ -46,9 +46,12 @@ def rename_tag(
     """Rename a tag in all tasks that have it. For each of them, this is a change."""
     tag = find_tag(session, tag_id)
     if tag.name != tag_update.name:
+        tag.key = tag_key(tag_update.name)
+        flush_key(session)
         record_change(session, tag)
-        tag.name, tag.key = tag_update.name, tag_key(tag_update.name)
-        flush_tag(session)
+        tag.name = tag_update.name
+        session.flush()
+    # As a row, since only a SELECT has the number of tasks.
     statement = select_public(Tag, TagPublic).where(col(Tag.id) == tag_id)
     row = session.connection().execute(statement).one()
     session.commit()
@@ -65,8 +68,8 @@ def delete_tag(tag_id: TagId, session: SessionDep) -> TagDeleted:
     return TagDeleted(message="Tag deleted", tag_id=tag_id)
 
 
-# Of all rows that a request locks, those of tags come before those of tasks. Otherwise a request
-# that gives a task a tag and one that deletes this tag could wait for each other.
+# Every request locks users first, then tags and the keys of new ones, then tasks. In another order,
+# two requests could wait for each other.
 
 
 def find_tag(session: Session, tag_id: int) -> Tag:
@@ -80,8 +83,8 @@ def find_tag(session: Session, tag_id: int) -> Tag:
     return tag
 
 
-def flush_tag(session: Session) -> None:
-    """Write the new name; raise 409 if another tag has it."""
+def flush_key(session: Session) -> None:
+    """Write the new key; raise 409 if another tag has it."""
     try:
         session.flush()
     except IntegrityError:
@@ -95,7 +98,9 @@ def record_change(session: Session, tag: Tag) -> None:
     # Lock the tasks in the order of their ids, as `update_tasks` does.
     session.exec(select(Task.id).where(has_tag).order_by(col(Task.id)).with_for_update())
     changes = {"updated_at": now(), "version": Task.version + 1}
-    session.exec(update(Task).where(has_tag).values(changes))
+    # The session has none of these tasks, so it need not be told which have changed.
+    statement = update(Task).where(has_tag).values(changes)
+    session.exec(statement, execution_options={"synchronize_session": False})
 
 
 def find_or_create_tags(session: Session, names: Iterable[str]) -> dict[str, Tag]:

@@ -6,7 +6,8 @@ from typing import Any
 
 import httpx2
 import pytest
-from calls import Task, at_once, create, create_many
+from calls import Task, add_user, at_once, create, create_many
+from sqlalchemy import Engine
 
 PATHS = ["/tasks", "/tasks/by-status/pending", "/tasks/recent"]
 MANY = [f"tag {number:02}" for number in range(21)]
@@ -220,14 +221,18 @@ def test_tasks_are_filtered_by_their_tags(
 
 
 def test_tags_are_filters_of_pages_counts_statistics_and_a_users_tasks(
-    tagged: httpx2.Client,
+    tagged: httpx2.Client, engine: Engine
 ) -> None:
+    user = add_user(tagged, engine, "ada")
+    create(tagged, title="owned", tags=["z"], owner_id=user["id"])
     page = tagged.get("/tasks", params={"tag": "x", "limit": 1, "count": "true"})
 
     assert page.headers["X-Total-Count"] == "2"
     assert [task["title"] for task in tagged.get(page.links["next"]["url"]).json()] == ["one"]
     assert tagged.get("/tasks/stats?tag=y").json()["total"] == 2
     assert tagged.get("/tasks/stats?untagged=true").json()["total"] == 1
+    assert titles(tagged, f"/users/{user['id']}/tasks", tag="z") == ["owned"]
+    assert titles(tagged, f"/users/{user['id']}/tasks", tag="x") == []
 
 
 def test_the_tags_are_a_list_with_pages_and_the_number_of_their_tasks(
@@ -364,6 +369,40 @@ def test_a_version_of_a_task_has_the_same_tags_for_everyone(client: httpx2.Clien
             shown.setdefault(answer.json()["version"], set()).add(str(answer.json()["tags"]))
     assert len(shown) > 20
     assert {len(different) for different in shown.values()} == {1}
+
+
+def test_a_tag_may_get_a_name_while_its_tasks_get_a_tag_with_this_name(
+    client: httpx2.Client,
+) -> None:
+    tasks = create_many(client, [{"title": "a", "tags": ["a"]}] * 10)
+    path = f"/tags/{tag_id(client, 'a')}"
+
+    def ask(number: int) -> httpx2.Response:
+        if number % 2:
+            return client.patch(path, json={"name": f"b{number // 10}"})
+        body = {"tags": [f"b{number // 10}"]}
+        return client.patch(f"/tasks/{tasks[number // 2]['id']}", json=body)
+
+    for _ in range(3):
+        statuses = {answer.status_code for answer in at_once(20, ask)}
+        assert statuses <= {200, 409}
+        client.patch(path, json={"name": "a"}).raise_for_status()
+        for name in ("b0", "b1"):
+            if name in tags(client):
+                client.delete(f"/tags/{tag_id(client, name)}").raise_for_status()
+        body = [{"id": task["id"], "tags": ["a"]} for task in tasks]
+        client.patch("/tasks/bulk", json=body).raise_for_status()
+
+
+def test_a_repeated_request_gets_its_task_with_the_tags_of_now(client: httpx2.Client) -> None:
+    body, key = {"title": "a", "tags": ["x"]}, {"Idempotency-Key": "a key"}
+    client.post("/tasks", json=body, headers=key).raise_for_status()
+    rename(client, "x", "y").raise_for_status()
+
+    again = client.post("/tasks", json=body, headers=key)
+
+    assert (again.json()["tags"], again.json()["version"]) == (["y"], 2)
+    assert client.post("/tasks", json=body | {"tags": ["y"]}, headers=key).status_code == 422
 
 
 def test_a_tag_may_be_deleted_while_tasks_get_and_lose_it(client: httpx2.Client) -> None:

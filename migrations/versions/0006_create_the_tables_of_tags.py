@@ -17,8 +17,10 @@ def upgrade() -> None:
         sa.Column("id", sa.Integer(), nullable=False),
         sa.Column("key", sqlmodel.AutoString(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_tag")),
-        sa.UniqueConstraint("name", name=op.f("uq_tag_name")),
+        # The key first, since PostgreSQL checks them in this order: a request that creates a tag
+        # then waits for one that renames a tag to it, and not the other way round too.
         sa.UniqueConstraint("key", name=op.f("uq_tag_key")),
+        sa.UniqueConstraint("name", name=op.f("uq_tag_name")),
         sqlite_autoincrement=True,
     )
     op.create_table(

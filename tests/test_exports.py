@@ -114,6 +114,7 @@ def lines(response: httpx2.Response) -> Iterator[Task]:
     return map(json.loads, response.iter_lines())
 
 
+@pytest.mark.slow
 def test_what_is_changed_meanwhile_is_in_an_export_once(
     client: httpx2.Client, large_tasks: list[Task]
 ) -> None:

@@ -48,6 +48,8 @@ PAGES = {
     "by owner": "/tasks?owner_id=1",
     "by tag": "/tasks?tag=tag%201",
     "by tag, newest first": "/tasks?tag=tag%201&sort=-created_at",
+    "by two tags": "/tasks?tag=tag%201&tag=tag%202",
+    "tags": "/tags?limit=10",
     "trash": "/tasks?deleted=true",
 }
 LUA = """
@@ -252,6 +254,8 @@ def draw(pages: dict[str, list[dict[str, float]]]) -> str:
         "#f80",
         "#808",
         "#840",
+        "#08f",
+        "#0a8",
     )
     top = max(max(size.values()) for sizes in pages.values() for size in sizes) * 1.1
     svg = []
@@ -278,7 +282,7 @@ def draw(pages: dict[str, list[dict[str, float]]]) -> str:
         svg.append(f'<text x="{x}" y="{y}" fill="{colour}">■ {name}</text>')
     svg.append('<text x="610" y="268">tasks</text>')
     style = 'font-family="sans-serif" font-size="12" stroke-width="2"'
-    size = 'width="640" height="358"'
+    size = 'width="640" height="376"'
     return "\n".join(
         [f'<svg xmlns="http://www.w3.org/2000/svg" {size} {style}>', *svg, "</svg>", ""]
     )

@@ -227,8 +227,8 @@ class Task(TaskBase, table=True):
     completed_at: datetime | None = None
     deleted_at: datetime | None = None
     version: int = 1
-    # Read by a second statement, after the one that locks the task, so they are those that the
-    # task has by then.
+    # Read by a second statement, after the one that locks the task: so no other request changes
+    # them in between.
     tag_objects: list["Tag"] = Relationship(
         link_model=TaskTag,
         sa_relationship_kwargs={"lazy": "selectin", "order_by": "Tag.id"},

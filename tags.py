@@ -46,6 +46,7 @@ def rename_tag(
     """Rename a tag in all tasks that have it. For each of them, this is a change."""
     tag = find_tag(session, tag_id)
     if tag.name != tag_update.name:
+        # The key before the tasks are locked; the name, which changes their links, after that.
         tag.key = tag_key(tag_update.name)
         flush_key(session)
         record_change(session, tag)

@@ -82,9 +82,7 @@ def test_names_with_other_letters_are_two_tags(client: httpx2.Client) -> None:
     assert task["tags"] == ["STRASSE", "Straße"]
 
 
-@pytest.mark.parametrize(
-    "name", ["", " ", "a,b", ",", "a\nb", "\t", "a\0", "\x7f", "\ufeff", "x" * 51, 1, None]
-)
+@pytest.mark.parametrize("name", ["", " ", "a,b", "a\nb", "a\0", "\ufeff", "x" * 51, 1, None])
 def test_a_wrong_name_is_refused_and_changes_nothing(client: httpx2.Client, name: object) -> None:
     task = create(client, tags=["a"])
     path = f"/tasks/{task['id']}"

@@ -105,7 +105,7 @@ def engine(server: ApiServer) -> Engine:
 def client(server: ApiServer, engine: Engine) -> Iterator[httpx2.Client]:
     """A client of a server without tasks and users."""
     with engine.begin() as connection:
-        for table in ("idempotency_key", "transfer", "task", "tag", '"user"'):
+        for table in ("idempotency_key", "transfer", "task_tag", "task", "tag", '"user"'):
             connection.execute(text(f"DELETE FROM {table}"))  # noqa: S608
     with server.client() as client:
         yield client
@@ -145,7 +145,7 @@ def members(team_engine: Engine) -> list[dict[str, Any]]:
 def team(team_server: ApiServer, team_engine: Engine, members: list[dict[str, Any]]) -> ApiServer:
     """The same without tasks, with no other user, and with these two as they were."""
     with team_engine.begin() as connection:
-        for table in ("idempotency_key", "transfer", "task", "tag", '"user"'):
+        for table in ("idempotency_key", "transfer", "task_tag", "task", "tag", '"user"'):
             connection.execute(text(f"DELETE FROM {table}"))  # noqa: S608
         connection.execute(insert(User), members)
     return team_server

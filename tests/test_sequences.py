@@ -296,7 +296,7 @@ class Sequences(stateful.RuleBasedStateMachine):
         self.gone_tasks, self.gone_users, self.gone_tags = [NEVER_USED], [NEVER_USED], [NEVER_USED]
         self.last_task = self.last_user = self.last_tag = self.passwords = 0
         with self.engine.begin() as connection:
-            for table in ("idempotency_key", "transfer", "task", "tag", '"user"'):
+            for table in ("idempotency_key", "transfer", "task_tag", "task", "tag", '"user"'):
                 connection.execute(text(f"DELETE FROM {table}"))  # noqa: S608
         for name in ("ada", "bob"):
             add_user(self.client, self.engine, name)

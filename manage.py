@@ -5,7 +5,7 @@ import sys
 from contextlib import closing
 from math import inf
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from alembic.util import CommandError
@@ -15,19 +15,15 @@ from sqlalchemy import Connection, Engine, Table, TableClause, inspect
 from sqlalchemy.exc import DBAPIError
 from sqlmodel import Session, SQLModel, col, func, insert, literal, select, text
 
+from api.engines import open_engine
+from api.locks import lock
+from api.outages import first_line
+from api.passwords import hasher
+from api.schema import schema_is_current, upgrade_schema
+from api.users import commit_user
 from config import check_database_url, settings
-from database import (
-    engine,
-    first_line,
-    is_sqlite,
-    reading_engine,
-    schema_is_current,
-    upgrade_schema,
-)
-from engines import open_engine
+from database import engine, reading_engine
 from models import User, UserCreate, UserUpdate
-from sign_in import hasher
-from users import commit_user
 
 # Without Typer's own tracebacks, which show the values of variables.
 cli = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -58,7 +54,7 @@ def create_user(
     password = read_password(from_stdin=password_stdin)
     user_create = UserCreate.model_validate(fields | {"password": password})
     if settings.migrate_at_start:
-        upgrade_schema()  # the first user comes before the first start
+        upgrade_schema(engine)  # the first user comes before the first start
     password_hash = hasher.hash(password)
     with Session(engine) as session:
         session.add(User.model_validate(user_create, update={"password_hash": password_hash}))
@@ -73,10 +69,10 @@ def set_password(name: str, *, password_stdin: PasswordStdin = False) -> None:
     UserUpdate.model_validate({"password": password})  # or raise a ValidationError
     password_hash = hasher.hash(password)
     with Session(engine, expire_on_commit=False) as session:
-        of_that_name = select(User).where(col(User.username) == name.lower())
-        user = session.exec(of_that_name.with_for_update()).one_or_none()
-        if user is None:
+        users = lock(session, User, col(User.username) == name.lower())
+        if not users:
             sys.exit("User not found")
+        [user] = users
         user.password_hash = password_hash
         user.token_version += 1
         user.is_active = True
@@ -97,14 +93,14 @@ def list_users() -> None:
 @cli.command()
 def migrate() -> None:
     """Upgrade the schema to the newest version, as the start of the API does."""
-    upgrade_schema()
+    upgrade_schema(engine)
     typer.echo("The schema is the newest, or newer than this code knows")
 
 
 @cli.command()
 def backup(file: Path) -> None:
     """Copy the SQLite database to a new file, as it is now."""
-    if not is_sqlite:
+    if engine.dialect.name != "sqlite":
         sys.exit("This is for SQLite. Back up PostgreSQL with pg_dump")
     database, file = Path(str(engine.url.database)).absolute(), file.absolute()
     try:
@@ -130,7 +126,8 @@ def copy_table(table: Table, source: Connection, target: Connection) -> int:
     """
     number = 0
     result = source.execute(table.select())
-    source.info["deadline"] = inf  # the statement ends when all is copied
+    sqlite_connection: Any = source.connection.dbapi_connection
+    sqlite_connection.deadline = inf  # the statement ends when all is copied
     for rows in result.mappings().partitions(1000):
         target.execute(insert(table), [dict(row) for row in rows])
         number += len(rows)
@@ -174,7 +171,9 @@ def copy(
         sys.exit("FROM must be SQLite, and TO PostgreSQL")
     if not Path(str(from_engine.url.database)).is_file():
         sys.exit("FROM does not exist")
-    if not schema_is_current(from_engine):
+    with from_engine.connect() as source:
+        is_current = schema_is_current(source)
+    if not is_current:
         sys.exit("The schema of FROM is not the newest: run `manage.py migrate` with it before")
     with to_engine.connect() as target:
         if not is_empty(target):

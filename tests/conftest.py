@@ -12,10 +12,10 @@ import pytest
 from calls import PASSWORD, SECRET_KEY, insert_user, sign_in
 from clusters import Cluster, run_primary_and_standby
 from servers import ROOT, ApiServer, connect, run_postgresql
+from api.passwords import hasher
 from sqlalchemy import Engine, insert, inspect, make_url, select, text
 
 from models import User
-from sign_in import hasher
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
@@ -187,5 +187,6 @@ def copy(tmp_path: Path) -> Path:
     for file in (*ROOT.glob("*.py"), ROOT / "pyproject.toml"):
         shutil.copy(file, tmp_path)
     ignore = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(ROOT / "migrations", tmp_path / "migrations", ignore=ignore)
+    for folder in ("api", "migrations"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=ignore)
     return tmp_path

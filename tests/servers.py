@@ -147,14 +147,17 @@ def connect(database_url: str) -> Engine:
     return create_engine(url, poolclass=NullPool)  # leaves no connection open behind a test
 
 
-# A tag for each thousand tasks, and each task has one, but not the first two hundred.
+# A tag for each thousand tasks, and each task of a new database has one, but not the first two
+# hundred. `column` and `value` are those of the version of the schema.
 TAGS = """
     INSERT INTO tag (name, key)
     SELECT 'tag ' || id, 'tag ' || id FROM task WHERE id <= :number / 1000"""
 LINKS = """
-    INSERT INTO task_tag (task_id, tag_name)
-    SELECT task.id, tag.name FROM task JOIN tag ON tag.id = 1 + task.id % (:number / 1000)
+    INSERT INTO task_tag (task_id, {column})
+    SELECT task.id, {value} FROM task JOIN tag ON tag.id = 1 + task.id % (:number / 1000)
     WHERE task.id > 200"""
+NAMES = """CASE WHEN i > 200 AND :number >= 1000
+    THEN '["tag ' || (1 + i % (:number / 1000)) || '"]' ELSE '[]' END"""
 
 
 def fill(engine: Engine, number: int) -> None:
@@ -170,24 +173,27 @@ def fill(engine: Engine, number: int) -> None:
     values = {"password_hash": "", "is_admin": False, "is_active": True, "token_version": 1}
     values |= dict.fromkeys(("created_at", "updated_at"), datetime.now(UTC))
     known = {name: value for name, value in values.items() if name in user.columns}
+    has_names = "tags" in Table("task", MetaData(), autoload_with=engine).columns
+    names, json = (", tags", f", CAST({NAMES} AS JSON)") if has_names else ("", "")
     tasks = f"""
         WITH RECURSIVE numbers(i) AS (
             SELECT CAST(1 AS BIGINT) UNION ALL SELECT i + 1 FROM numbers WHERE i < :number
         )
         INSERT INTO task (title, status, priority, due_at, owner_id,
-                          created_at, updated_at, completed_at, deleted_at, version)
+                          created_at, updated_at, completed_at, deleted_at, version{names})
         SELECT 'Task ' || i * 31 % :number,
                CASE i % 3 WHEN 0 THEN 'pending' WHEN 1 THEN 'in_progress' ELSE 'completed' END,
                i / 3 % 6, CASE WHEN i % 10 > 0 THEN {due} END, first + i % 5,
                {created}, {created}, CASE WHEN i % 3 = 2 THEN {created} END,
-               CASE WHEN i % 8 = 1 THEN {created} END, 1
+               CASE WHEN i % 8 = 1 THEN {created} END, 1{json}
         FROM numbers, (SELECT min(id) AS first FROM "user") AS users"""  # noqa: S608
     with engine.begin() as connection:
         for name in ("a", "b", "c", "d", "e"):
             connection.execute(user.insert().values(known | {"username": name, "email": name}))
         connection.execute(text(tasks), {"number": number})
         if inspect(engine).has_table("tag"):
-            for statement in (TAGS, LINKS):
+            column, value = ("tag_id", "tag.id") if has_names else ("tag_name", "tag.name")
+            for statement in (TAGS, LINKS.format(column=column, value=value)):
                 connection.execute(text(statement), {"number": number})
         if engine.dialect.name == "postgresql":
             connection.execute(text("ANALYZE"))  # as it would by itself within a minute

@@ -16,9 +16,8 @@ import httpx2
 import pytest
 from calls import PASSWORD, SECRET_KEY, create, create_many, create_user, insert_user, sign_in
 from servers import ROOT, ApiServer, alembic, connect, run_postgresql
+from api.passwords import hasher
 from sqlalchemy import text
-
-from sign_in import hasher
 
 pytestmark = pytest.mark.slow
 

@@ -12,7 +12,8 @@ from servers import ApiServer, alembic, listen_to_postgresql
 from sqlalchemy import Engine, text
 from sqlmodel import col, insert, update
 
-from models import IdempotencyKey, now
+from api.clock import now
+from models import IdempotencyKey
 
 
 def test_many_tasks_are_created_in_the_order_given(client: httpx2.Client) -> None:

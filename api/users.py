@@ -1,15 +1,25 @@
-"""The routes of users."""
+"""The routes of users: their accounts, and the tasks that they own."""
 
 import re
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, HTTPException, Path, Query, Request
+from fastapi import APIRouter, Depends, Path, Query, Request
 from pydantic import MISSING
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import with_parent
 from sqlmodel import Session, col, insert, literal, null, select, update
 
+from api.clock import now
+from api.errors import ApiError, NotFound, SignInIsOff, Unauthorized
+from api.locks import lock_admins, lock_ids, lock_row
+from api.outages import first_line
+from api.pages import Page, PageQuery, TaskQuery, read_page
+from api.passwords import TooManyGuesses, hash_password, is_password
+from api.public import Created, PublicResponse, to_public
+from api.routes import ApiRoute
+from api.sign_in import CurrentAdminDep, CurrentUserDep, require_admin
 from config import settings
-from database import SessionDep, first_line, read_one
+from database import SessionDep, read_apart, reading_engine
 from models import (
     Task,
     TaskPublic,
@@ -19,40 +29,33 @@ from models import (
     UserDeleted,
     UserPublic,
     UserUpdate,
-    now,
-)
-from queries import PageQuery, TaskQuery
-from responses import (
-    BAD_BODY,
-    LOCATION_HEADER,
-    NOT_FOUND,
-    OK_WITH_LINK,
-    PublicResponse,
-    document_error,
-    read_page,
-    to_public,
-)
-from sign_in import (
-    SIGN_IN_IS_OFF,
-    TOO_MANY_GUESSES,
-    CurrentUserDep,
-    hash_password,
-    is_password,
-    require_admin,
-    unauthorized,
 )
 
-FORBIDDEN = document_error(403, "Only an administrator may do this")
-WRONG_PASSWORD = document_error(403, "Not allowed, or `current_password` is wrong")
-IS_TAKEN = "The username or the email is taken"
-IS_LAST_ADMIN = "Nobody else is an active administrator"
-TAKEN = document_error(409, IS_TAKEN)
-LAST_ADMIN = document_error(409, IS_LAST_ADMIN)
-TAKEN_OR_LAST_ADMIN = document_error(409, f"{IS_TAKEN}, or {IS_LAST_ADMIN.lower()}")
 
-UserId = Annotated[int, Path(description="The id of the user")]
+class UserTaken(ApiError):
+    """`detail` says which of both another user has."""
 
-router = APIRouter(prefix="/users", tags=["users"])
+    status = 409
+    meaning = "The username or the email is taken"
+
+
+class LastAdmin(ApiError):
+    """Somebody has to be able to create and change users."""
+
+    status = 409
+    meaning = "Nobody else is an active administrator"
+
+
+class WrongPassword(ApiError):
+    """A token alone does not take over an account."""
+
+    status = 403
+    meaning = "Not allowed, or `current_password` is wrong"
+
+
+UserId = Annotated[int, Path(description="The id of the user"), NotFound]
+
+router = APIRouter(prefix="/users", tags=["users"], route_class=ApiRoute)
 
 
 async def user_to_create(user_create: UserCreate, request: Request) -> User:
@@ -61,55 +64,51 @@ async def user_to_create(user_create: UserCreate, request: Request) -> User:
     return User.model_validate(user_create, update={"password_hash": password_hash})
 
 
-@router.post(
-    "",
-    status_code=201,
-    dependencies=[Depends(require_admin)],
-    responses={201: {"headers": LOCATION_HEADER}} | FORBIDDEN | TAKEN | BAD_BODY,
-)
+@router.post("", status_code=201)
 def create_user(
-    user: Annotated[User, Depends(user_to_create)],
+    current_admin: CurrentAdminDep,
+    user: Annotated[User, Depends(user_to_create), UserTaken],
     request: Request,
-    current_user: CurrentUserDep,
     session: SessionDep,
-) -> PublicResponse[UserPublic]:
+) -> Created[UserPublic]:
     """Create a user. With sign-in, only administrators may do this."""
-    require_still_admin(session, current_user)
+    require_still_admin(session, current_admin)
     session.add(user)
     commit_user(session)
-    location = {"Location": f"{request.scope['path']}/{user.id}"}
-    return PublicResponse(to_public(UserPublic, user), 201, location)
+    return Created(request, UserPublic, user)
 
 
-@router.get("", responses=OK_WITH_LINK)
+@router.get("")
 def read_users(
     query: Annotated[PageQuery, Query()], request: Request, session: SessionDep
-) -> PublicResponse[list[UserPublic]]:
+) -> Page[UserPublic]:
     """List the users, a page at a time, like tasks."""
     return read_page(session, request, query, User, UserPublic)
 
 
-@router.get("/me", responses=SIGN_IN_IS_OFF)
-async def read_member(current_user: CurrentUserDep) -> PublicResponse[UserPublic]:
+@router.get("/me")
+async def read_member(
+    current_user: Annotated[CurrentUserDep, SignInIsOff],
+) -> PublicResponse[UserPublic]:
     """Return who is signed in."""
     if current_user is None:
-        raise HTTPException(404, "Sign-in is off")
+        raise SignInIsOff("Sign-in is off")
     return PublicResponse(to_public(UserPublic, current_user))
 
 
-@router.get("/{user_id:id}", responses=NOT_FOUND)
+@router.get("/{user_id:id}")
 def read_user(user_id: UserId, session: SessionDep) -> PublicResponse[UserPublic]:
     """Return one user."""
     return PublicResponse(to_public(UserPublic, find_user(session, user_id)))
 
 
-@router.get("/{user_id:id}/tasks", responses=OK_WITH_LINK | NOT_FOUND)
+@router.get("/{user_id:id}/tasks")
 def read_tasks_of_user(
     user_id: UserId,
     query: Annotated[TaskQuery, Query()],
     request: Request,
     session: SessionDep,
-) -> PublicResponse[list[TaskPublic]]:
+) -> Page[TaskPublic]:
     """List the tasks of one user, with the filters, orders and pages of all tasks."""
     find_user(session, user_id)
     return read_page(session, request, query, Task, TaskPublic, owner_id=user_id)
@@ -138,9 +137,7 @@ async def check_current_password(
         needs_password = is_own and bool(sent & CREDENTIALS)
     if not needs_password:
         return None
-    user = await read_one(select(User).where(col(User.id) == user_id))
-    if user is None:
-        raise HTTPException(404, "User not found")
+    user = await read_apart(reading_engine, lambda session: find_user(session, user_id))
     current = user_update.current_password
     if current is MISSING or not await is_password(
         request, user.username, current.get_secret_value(), user.password_hash
@@ -149,7 +146,7 @@ async def check_current_password(
     return user.password_hash
 
 
-CheckedHash = Annotated[str | None, Depends(check_current_password)]
+CheckedHash = Annotated[str | None, Depends(check_current_password), WrongPassword, TooManyGuesses]
 
 
 async def changes_of_user(
@@ -165,13 +162,10 @@ async def changes_of_user(
     return changes
 
 
-@router.patch(
-    "/{user_id:id}",
-    responses=WRONG_PASSWORD | NOT_FOUND | TAKEN_OR_LAST_ADMIN | TOO_MANY_GUESSES | BAD_BODY,
-)
+@router.patch("/{user_id:id}")
 def update_user(
     user_id: UserId,
-    changes: Annotated[dict[str, Any], Depends(changes_of_user)],
+    changes: Annotated[dict[str, Any], Depends(changes_of_user), UserTaken, LastAdmin],
     checked_hash: CheckedHash,
     current_user: CurrentUserDep,
     session: SessionDep,
@@ -186,7 +180,7 @@ def update_user(
     if changes.get("is_active") is False or changes.get("is_admin") is False:
         require_other_admin(session, user_id)
     require_still_admin(session, current_user)
-    user = find_user(session, user_id, for_update=True)
+    user = lock_row(session, User, user_id)
     if checked_hash is not None and checked_hash != user.password_hash:
         raise wrong_password()  # another request has changed it meanwhile
     user.sqlmodel_update(changes)
@@ -196,58 +190,49 @@ def update_user(
     return PublicResponse(to_public(UserPublic, user))
 
 
-@router.delete(
-    "/{user_id:id}",
-    dependencies=[Depends(require_admin)],
-    responses=FORBIDDEN | NOT_FOUND | LAST_ADMIN,
-)
-def delete_user(user_id: UserId, current_user: CurrentUserDep, session: SessionDep) -> UserDeleted:
+@router.delete("/{user_id:id}")
+def delete_user(
+    current_admin: CurrentAdminDep, user_id: Annotated[UserId, LastAdmin], session: SessionDep
+) -> UserDeleted:
     """Delete a user for good. The tasks of the user stay and are owned by nobody.
 
     With sign-in, only administrators may do this, and the last active one cannot be deleted.
     """
     require_other_admin(session, user_id)
-    require_still_admin(session, current_user)
-    user = find_user(session, user_id, for_update=True)
-    is_theirs = col(Task.owner_id) == user_id
-    # Lock the tasks, in the order of their ids as `update_tasks` does, so that no other request
-    # transfers one before the UPDATE below.
-    session.exec(select(Task.id).where(is_theirs).order_by(col(Task.id)).with_for_update())
-    # One INSERT ... SELECT for the transfers of all tasks.
-    transfer = {
-        "task_id": col(Task.id),
-        "from_user_id": col(Task.owner_id),
-        "to_user_id": null(),
-        "by_user_id": literal(current_user and current_user.id),
-        "created_at": literal(now()),
-    }
-    transfers = select(*transfer.values()).where(is_theirs)
-    session.exec(insert(Transfer).from_select([*transfer], transfers))
-    changes = {"owner_id": None, "updated_at": now(), "version": Task.version + 1}
-    session.exec(update(Task).where(is_theirs).values(changes))
+    require_still_admin(session, current_admin)
+    user = lock_row(session, User, user_id)
+    disown_tasks(session, user, current_admin)
     session.delete(user)
     session.commit()
     return UserDeleted(message="User removed", user_id=user_id)
 
 
-def wrong_password() -> HTTPException:
+def disown_tasks(session: Session, user: User, by_user: User | None) -> None:
+    """Transfer all tasks of a user to nobody, however many they are, by two statements."""
+    of_user = with_parent(user, User.tasks)  # type: ignore[arg-type]
+    lock_ids(session, Task, of_user)  # or another request could transfer one between both
+    transfer = {
+        "task_id": col(Task.id),
+        "from_user_id": col(Task.owner_id),
+        "to_user_id": null(),
+        "by_user_id": literal(by_user and by_user.id),
+        "created_at": literal(now()),
+    }
+    transfers = select(*transfer.values()).where(of_user)
+    session.exec(insert(Transfer).from_select([*transfer], transfers))
+    changes = {"owner_id": None, "updated_at": now(), "version": Task.version + 1}
+    session.exec(update(Task).where(of_user).values(changes))
+
+
+def wrong_password() -> WrongPassword:
     """Return the error for a client who does not know the current password."""
-    return HTTPException(403, "`current_password` is not the current password")
+    return WrongPassword("`current_password` is not the current password")
 
 
 def require_other_admin(session: Session, user_id: int) -> None:
-    """Raise 409 if no other user is an active administrator. Without sign-in, none is needed.
-
-    Until the transaction ends, no other request changes an administrator. The locks are taken in
-    the order of the ids, and before the one of `find_user`, so that there is no deadlock.
-    """
-    if settings.secret_key is None:
-        return
-    statement = select(User.id).where(col(User.is_admin), col(User.is_active))
-    # FOR NO KEY UPDATE on PostgreSQL: tasks of these users may be created meanwhile.
-    locking = statement.order_by(col(User.id)).with_for_update(key_share=True)
-    if session.exec(locking).all() == [user_id]:
-        raise HTTPException(409, IS_LAST_ADMIN)
+    """Raise 409 if no other user is an active administrator. Without sign-in, none is needed."""
+    if settings.secret_key and lock_admins(session) == [user_id]:
+        raise LastAdmin
 
 
 def require_still_admin(session: Session, current_user: User | None) -> None:
@@ -264,14 +249,14 @@ def require_still_admin(session: Session, current_user: User | None) -> None:
         col(User.is_admin),
     )
     if session.exec(statement).first() is None:
-        raise unauthorized("Not signed in")
+        raise Unauthorized("Not signed in")
 
 
-def find_user(session: Session, user_id: int, *, for_update: bool = False) -> User:
-    """Return the user, or raise 404. With `for_update`, lock its row until the transaction ends."""
-    user = session.get(User, user_id, with_for_update=for_update)
+def find_user(session: Session, user_id: int) -> User:
+    """Return the user, or raise 404."""
+    user = session.get(User, user_id)
     if user is None:
-        raise HTTPException(404, "User not found")
+        raise NotFound("User not found")
     return user
 
 
@@ -284,4 +269,4 @@ def commit_user(session: Session) -> None:
         taken = re.search(r"user[._](username|email)", first_line(error))
         if taken is None:
             raise
-        raise HTTPException(409, f"The {taken[1]} is already taken") from None
+        raise UserTaken(f"The {taken[1]} is already taken") from None

@@ -1,15 +1,13 @@
 """What every request and every response goes through, before and after the routes."""
 
-from fastapi import HTTPException
 from opentelemetry import trace
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.errors import MAX_BODY_SIZE, TooLarge
 from config import settings
-
-MAX_BODY_SIZE = 1024 * 1024  # bytes
 
 
 def hide_query(app: ASGIApp) -> ASGIApp:
@@ -50,7 +48,7 @@ def limit_receive(receive: Receive, max_size: int) -> Receive:
         message = await receive()
         size += len(message.get("body", b""))
         if size > max_size:
-            raise HTTPException(413, f"The body is over {max_size} bytes")
+            raise TooLarge(f"The body is over {max_size} bytes")
         return message
 
     return limited_receive

@@ -1,0 +1,86 @@
+"""The routes by which many tasks are created or changed at once, all or none."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Body
+from sqlmodel import col
+
+from api.errors import ApiError, Problems
+from api.filters import NOT_IN_TRASH
+from api.locks import lock
+from api.problems import places, problem, raise_problems
+from api.public import PublicResponse, list_public
+from api.retries import OnceDep
+from api.routes import ApiRoute
+from api.writing import change_tasks, find_or_create_tags
+from database import SessionDep
+from models import Task, TaskBulkUpdate, TaskCreate, TaskPublic
+
+MANY = Body(min_length=1, max_length=1000)
+
+
+class SomeNotFound(ApiError):
+    """`detail` has the place of each task that is not there."""
+
+    status = 404
+    meaning = "Some of the tasks were not found"
+    model = Problems
+
+
+router = APIRouter(prefix="/tasks/bulk", tags=["tasks"], route_class=ApiRoute)
+
+
+@router.post("", status_code=201)
+def create_tasks(
+    task_creates: Annotated[list[TaskCreate], MANY], once: OnceDep, session: SessionDep
+) -> PublicResponse[list[TaskPublic]]:
+    """Create many tasks, all or none, and return them in the same order.
+
+    If any is wrong, the second item of each `loc` is its position in the list, from 0. With an
+    `Idempotency-Key`, the request may be sent again, as for one task.
+    """
+    tasks = once.insert(task_creates)
+    session.commit()
+    return PublicResponse(list_public(TaskPublic, tasks), 201)
+
+
+@router.patch("")
+def update_tasks(
+    task_updates: Annotated[list[TaskBulkUpdate], MANY, SomeNotFound], session: SessionDep
+) -> PublicResponse[list[TaskPublic]]:
+    """Change many tasks, all or none, and return them in the same order. No task may be sent twice.
+
+    If any is wrong or not found, the second item of each `loc` is its position in the list, from 0.
+    """
+    require_distinct(task_updates)
+    tags = find_or_create_tags(session, task_updates)
+    tasks = lock_all(session, task_updates)
+    change_tasks(session, [*zip(tasks, task_updates, strict=True)], tags)
+    session.commit()
+    return PublicResponse(list_public(TaskPublic, tasks))
+
+
+def require_distinct(task_updates: list[TaskBulkUpdate]) -> None:
+    """Raise 422 with a problem for each task that is sent again."""
+    ids = [task_update.id for task_update in task_updates]
+    raise_problems(
+        problem("task_repeated", (*place, "id"), "Task was sent before")
+        for (place, task_update), position in zip(
+            places(task_updates), range(len(ids)), strict=True
+        )
+        if ids.index(task_update.id) != position
+    )
+
+
+def lock_all(session: SessionDep, task_updates: list[TaskBulkUpdate]) -> list[Task]:
+    """Return the tasks, locked, in the order of the request; raise 404 if some are not there."""
+    ids = [task_update.id for task_update in task_updates]
+    tasks = {task.id: task for task in lock(session, Task, col(Task.id).in_(ids), NOT_IN_TRASH)}
+    problems = [
+        problem("task_not_found", (*place, "id"), "Task not found")
+        for place, task_update in places(task_updates)
+        if task_update.id not in tasks
+    ]
+    if problems:
+        raise SomeNotFound(problems)
+    return [tasks[task_id] for task_id in ids]

@@ -1,0 +1,111 @@
+"""Filters: which tasks a client asks for, and the condition that each filter becomes."""
+
+from collections.abc import Callable, Iterator
+from operator import eq, ge, gt, le, lt
+from typing import Annotated, Any
+
+from sqlalchemy import ColumnElement, SQLColumnExpression
+from sqlmodel import Field, SQLModel, and_, col, exists, not_, or_, select
+
+from api.clock import days_ago
+from api.field_types import MAX_INTEGER, FilterText, TagName, UtcDatetime, tag_key
+from models import Tag, Task, TaskStatus, TaskTag
+
+
+class TaskFilter(SQLModel):
+    """Which tasks a client asks for."""
+
+    model_config = {"frozen": True}  # to be a key of the cache in `pages.py`
+
+    status: tuple[TaskStatus, ...] = Field(default=(), description="Any of these statuses")
+    priority_min: int | None = Field(
+        default=None, ge=0, le=5, description="A priority of at least this"
+    )
+    priority_max: int | None = Field(
+        default=None, ge=0, le=5, description="A priority of at most this"
+    )
+    q: FilterText | None = Field(
+        default=None, description="Text in the title or the description, ignoring case"
+    )
+    tag: Annotated[tuple[TagName, ...], Field(max_length=20)] = Field(
+        default=(), description="All of these tags"
+    )
+    untagged: bool | None = Field(default=None, description="Whether without any tag")
+    created_after: UtcDatetime | None = Field(default=None, description="Created later than this")
+    created_before: UtcDatetime | None = Field(
+        default=None, description="Created earlier than this"
+    )
+    due_after: UtcDatetime | None = Field(default=None, description="Due later than this")
+    due_before: UtcDatetime | None = Field(default=None, description="Due earlier than this")
+    overdue: bool | None = Field(
+        default=None, description="Whether due in the past and not completed"
+    )
+    owner_id: int | None = Field(
+        default=None, ge=0, le=MAX_INTEGER, description="Owned by the user with this id"
+    )
+    unowned: bool | None = Field(default=None, description="Whether owned by nobody")
+    deleted: bool = Field(default=False, description="Whether in the trash")
+
+    def conditions(self) -> Iterator[ColumnElement[bool]]:
+        """Yield the conditions that all have to be true for a task."""
+        if self.status:
+            yield col(Task.status).in_(self.status)
+        if self.q is not None:
+            yield has_text(self.q)
+        yield from map(has_tag, self.tag)
+        for compare, column, value in self.comparisons():
+            if value is not None:
+                yield compare(column, value)
+        for wanted, condition in (
+            (self.untagged, not_(is_tagged())),
+            (self.overdue, is_overdue()),
+            (self.unowned, col(Task.owner_id).is_(None)),
+            (self.deleted, col(Task.deleted_at).is_not(None)),
+        ):
+            if wanted is not None:
+                yield condition if wanted else not_(condition)
+
+    def comparisons(self) -> Iterator["Comparison"]:
+        """Yield how each of these filters compares a column."""
+        yield ge, col(Task.priority), self.priority_min
+        yield le, col(Task.priority), self.priority_max
+        yield gt, col(Task.created_at), self.created_after
+        yield lt, col(Task.created_at), self.created_before
+        yield gt, col(Task.due_at), self.due_after
+        yield lt, col(Task.due_at), self.due_before
+        yield eq, col(Task.owner_id), self.owner_id
+
+
+# The operator, the column, and the value that the client sent, if any.
+Comparison = tuple[Callable[[Any, Any], Any], SQLColumnExpression[Any], object]
+
+
+# Conditions that all calls of one task share with the list.
+IN_TRASH = col(Task.deleted_at).is_not(None)
+NOT_IN_TRASH = col(Task.deleted_at).is_(None)
+
+
+def has_text(text: str) -> ColumnElement[bool]:
+    """Return the condition that the title or the description of a task has this text."""
+    columns = (col(Task.title), col(Task.description))
+    return or_(*(column.icontains(text, autoescape=True) for column in columns))
+
+
+def is_overdue() -> ColumnElement[bool]:
+    """Return the condition that a task is due in the past and not completed."""
+    due_at = col(Task.due_at)
+    # Without a due date the comparison is NULL, and so would be its opposite.
+    return and_(due_at.is_not(None), due_at < days_ago(0), col(Task.status) != TaskStatus.completed)
+
+
+def has_tag(name: str) -> ColumnElement[bool]:
+    """Return the condition that a task has the tag with this name."""
+    # As one value, by which PostgreSQL finds the links in the order of the tasks. By a join it read
+    # all links of the tag and sorted them: 9 ms instead of 2 for a tag of a thousand tasks.
+    tag_id = select(Tag.id).where(Tag.key == tag_key(name)).scalar_subquery()
+    return col(Task.id).in_(select(TaskTag.task_id).where(TaskTag.tag_id == tag_id))
+
+
+def is_tagged() -> ColumnElement[bool]:
+    """Return the condition that a task has any tag."""
+    return exists().where(col(TaskTag.task_id) == Task.id)

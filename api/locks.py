@@ -1,0 +1,86 @@
+"""Locks: rows that no other transaction changes until this one ends.
+
+Every transaction locks users first, then tags, then tasks, and the rows of a table in the order of
+their ids. In another order, two transactions could wait for each other.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
+
+from sqlalchemy import SQLColumnExpression
+from sqlmodel import Session, SQLModel, col, select
+
+from api.errors import NotFound
+from api.problems import Place, problem, raise_problems
+from models import Tag, Task, User
+
+ORDER: list[type[SQLModel]] = [User, Tag, Task]
+
+Row = TypeVar("Row", User, Tag, Task)
+Condition = SQLColumnExpression[bool] | bool
+
+
+def lock(
+    session: Session,
+    table: type[Row],
+    *conditions: Condition,
+    limit: int | None = None,
+    **strength: bool,
+) -> Sequence[Row]:
+    """Lock the rows for which the conditions are true, and return them in the order of their ids.
+
+    Without `strength`, no other transaction locks them. With the `read` and `key_share` of
+    SQLAlchemy, some may: see https://www.postgresql.org/docs/current/explicit-locking.html.
+    """
+    require_order(session, table)
+    statement = select(table).where(*conditions).order_by(col(table.id)).limit(limit)
+    return session.exec(statement.with_for_update(of=table, **strength)).all()
+
+
+def lock_ids(
+    session: Session, table: type[Row], *conditions: Condition, **strength: bool
+) -> Sequence[int | None]:
+    """Lock rows as `lock` does, and return their ids alone, since there may be many."""
+    require_order(session, table)
+    statement = select(table.id).where(*conditions).order_by(col(table.id))
+    return session.exec(statement.with_for_update(of=table, **strength)).all()
+
+
+def require_order(session: Session, table: type[SQLModel]) -> None:
+    """Raise RuntimeError if the session has locked rows of a later table."""
+    place = ORDER.index(table)
+    last = session.info.get("last_lock", 0)
+    if place < last:
+        names = (ORDER[each].__name__ for each in (place, last))
+        raise RuntimeError("Lock each {} before any {}: see locks.py".format(*names))
+    session.info["last_lock"] = place
+
+
+def lock_row(session: Session, table: type[Row], row_id: int, *conditions: Condition) -> Row:
+    """Lock one row, and return it; raise 404 if it is not there, or a condition is not true."""
+    rows = lock(session, table, col(table.id) == row_id, *conditions)
+    if not rows:
+        raise NotFound(f"{table.__name__} not found")
+    return rows[0]
+
+
+def lock_owners(session: Session, owners: Iterable[tuple[Place, int | None]]) -> None:
+    """Keep owners from being deleted; raise 422 with the place of each that does not exist."""
+    owners = [(place, user_id) for place, user_id in owners if user_id is not None]
+    if not owners:
+        return
+    wanted = {user_id for _, user_id in owners}
+    # FOR KEY SHARE: others change these users meanwhile, but do not delete them.
+    found = lock_ids(session, User, col(User.id).in_(wanted), read=True, key_share=True)
+    unknown = wanted.difference(found)
+    raise_problems(
+        problem("user_not_found", place, "There is no such user")
+        for place, user_id in owners
+        if user_id in unknown
+    )
+
+
+def lock_admins(session: Session) -> Sequence[int | None]:
+    """Keep the active administrators from being changed, and return their ids."""
+    # FOR NO KEY UPDATE: tasks of these users may be created meanwhile.
+    return lock_ids(session, User, col(User.is_admin), col(User.is_active), key_share=True)

@@ -1,0 +1,61 @@
+"""How to connect to SQLite: as strict, as durable and as concurrent as PostgreSQL."""
+
+import sqlite3
+from math import inf
+from time import monotonic
+from typing import Any
+
+from sqlalchemy import Engine, event
+
+from config import settings
+
+
+class SqliteConnection(sqlite3.Connection):
+    """A connection whose statements end at a deadline, in seconds of `monotonic`."""
+
+    deadline = inf
+
+    def cursor(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401  # as SQLite's own
+        """Return a cursor for a statement, which begins now."""
+        self.deadline = monotonic() + (settings.database_statement_timeout or inf)
+        return super().cursor(*args, **options)
+
+    def begin(self) -> None:
+        """Begin a transaction when other writers have ended theirs.
+
+        A transaction that reads first and then writes could not wait: its read may be out of date,
+        so SQLite would refuse the write at once
+        (https://www.sqlite.org/rescode.html#busy_snapshot).
+        """
+        cursor = self.cursor()
+        self.deadline = inf  # `timeout` is the limit of this wait
+        cursor.execute("BEGIN IMMEDIATE")
+
+
+ENGINE_OPTIONS: dict[str, Any] = {
+    "connect_args": {
+        "factory": SqliteConnection,
+        "isolation_level": None,  # each statement is a transaction of its own, until `begin`
+        "timeout": settings.database_pool_timeout,
+    },
+    # The one more is for the only request that writes: see `limits` in `engines.py`.
+    "pool_size": settings.database_pool_size + 1,
+}
+
+
+def prepare(connection: SqliteConnection, _record: object) -> None:
+    """Set what SQLite forgets when a connection ends."""
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA foreign_keys = ON")
+    # Its own lower(), by which text is compared ignoring case, knows only the letters A to Z.
+    connection.create_function("lower", 1, lambda text: text and text.lower(), deterministic=True)
+    if settings.database_statement_timeout:
+        # Every 100 steps SQLite asks whether to end the statement. Only 100: to search one long
+        # text is one step.
+        connection.set_progress_handler(lambda: monotonic() > connection.deadline, 100)
+
+
+def listen(engine: Engine) -> None:
+    """Let an engine prepare each of its new connections."""
+    event.listen(engine, "connect", prepare)

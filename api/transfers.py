@@ -1,0 +1,66 @@
+"""The routes by which a task goes from one owner to another."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Body, Path, Query, Request
+
+from api.errors import ApiError, NotFound
+from api.filters import NOT_IN_TRASH
+from api.locks import lock_owners, lock_row
+from api.pages import Page, PageQuery, read_page
+from api.public import find_task
+from api.routes import ApiRoute
+from api.sign_in import CurrentUserDep
+from api.versions import TaskResponse
+from config import settings
+from database import SessionDep
+from models import Task, TaskPublic, Transfer, TransferCreate, TransferPublic
+
+
+class NotTheirs(ApiError):
+    """Another request has transferred the task before."""
+
+    status = 409
+    meaning = "The task does not belong to `from_user_id`"
+
+
+TaskId = Annotated[int, Path(description="The id of the task"), NotFound]
+# With sign-in, who creates a task owns it, so the example of the model does not fit a new one.
+FROM_CREATOR = Body(
+    openapi_examples={"from user 1 to user 2": {"value": {"from_user_id": 1, "to_user_id": 2}}}
+    if settings.secret_key
+    else None
+)
+
+router = APIRouter(prefix="/tasks/{task_id:id}", tags=["tasks"], route_class=ApiRoute)
+
+
+@router.post("/transfer")
+def transfer_task(
+    task_id: TaskId,
+    transfer_create: Annotated[TransferCreate, FROM_CREATOR, NotTheirs],
+    current_user: CurrentUserDep,
+    session: SessionDep,
+) -> TaskResponse[TaskPublic]:
+    """Give a task that is owned by one user to another, where null is nobody, and record it.
+
+    The user who gets it has to exist.
+    """
+    lock_owners(session, [(("body", "to_user_id"), transfer_create.to_user_id)])
+    task = lock_row(session, Task, task_id, NOT_IN_TRASH)
+    if task.owner_id != transfer_create.from_user_id:
+        raise NotTheirs
+    task.change({"owner_id": transfer_create.to_user_id})
+    record = {"task_id": task_id, "by_user_id": current_user and current_user.id}
+    session.add(Transfer.model_validate(transfer_create, update=record))
+    session.commit()
+    return TaskResponse(task)
+
+
+@router.get("/transfers")
+def read_transfers(
+    task_id: TaskId, query: Annotated[PageQuery, Query()], request: Request, session: SessionDep
+) -> Page[TransferPublic]:
+    """List the transfers of a task, the first one first, a page at a time."""
+    find_task(session, task_id)
+    return read_page(session, request, query, Transfer, TransferPublic, task_id=task_id)

@@ -12,9 +12,9 @@ import pytest
 from calls import PASSWORD, SECRET_KEY, insert_user, sign_in
 from clusters import Cluster, run_primary_and_standby
 from servers import ROOT, ApiServer, connect, run_postgresql
-from api.passwords import hasher
 from sqlalchemy import Engine, insert, inspect, make_url, select, text
 
+from api.passwords import hasher
 from models import User
 
 

@@ -7,9 +7,9 @@ from uuid import uuid4
 
 import schemathesis
 from hypothesis import strategies as st
-from api.sorts import CURSORS, read_cursor
 
 from api.field_types import MAX_INTEGER
+from api.sorts import CURSORS, read_cursor
 
 # The domain of an address must be one that may exist.
 schemathesis.openapi.format(

@@ -16,8 +16,9 @@ import httpx2
 import pytest
 from calls import PASSWORD, SECRET_KEY, create, create_many, create_user, insert_user, sign_in
 from servers import ROOT, ApiServer, alembic, connect, run_postgresql
-from api.passwords import hasher
 from sqlalchemy import text
+
+from api.passwords import hasher
 
 pytestmark = pytest.mark.slow
 

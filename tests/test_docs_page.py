@@ -19,8 +19,9 @@ from playwright.sync_api import (
     sync_playwright,
 )
 from servers import ROOT, ApiServer, connect
-from api.passwords import hasher
 from sqlalchemy import text
+
+from api.passwords import hasher
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 BROWSER = next((path for name in BROWSERS if (path := shutil.which(name))), None)

@@ -10,9 +10,10 @@ from typing import Any
 import httpx2
 import pytest
 from calls import PASSWORD, SECRET_KEY, insert_user, sign_in
-from api.sorts import TaskSort
 from servers import ROOT, ApiServer, connect
+
 from api.passwords import hasher
+from api.sorts import TaskSort
 
 # Two checks that do not fit: a deleted task may be restored; and for the id of the user who is
 # signed in, the hook sends 0, which no user has.

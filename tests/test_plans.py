@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 from fastapi import Request
-from api.filters import TaskFilter
-from api.pages import TaskQuery
-from api.public import SELECT_TASK
-from api.sorts import TaskSort, write_cursor
 from servers import alembic, connect, fill
 from sqlalchemy import Connection, Engine, event, text
 from sqlmodel import Session
 
+from api.filters import TaskFilter
+from api.pages import TaskQuery
+from api.public import SELECT_TASK
+from api.sorts import TaskSort, write_cursor
 from api.statistics import read_stats
 from main import read_tasks
 

@@ -19,6 +19,7 @@ import httpx2
 import pytest
 from calls import PASSWORD, SECRET_KEY, at_once, create, insert_user, sign_in
 from servers import ROOT, ApiServer, connect, free_port
+
 from api.passwords import hasher
 
 pytestmark = pytest.mark.slow

@@ -3,13 +3,13 @@
 from collections.abc import Callable
 from typing import Any
 
-from api.public import select_public, to_public
-
 from servers import connect
 from sqlalchemy import ColumnElement
 from sqlalchemy.ext.hybrid import hybrid_property
 from sqlalchemy.orm import registry
 from sqlmodel import Field, Relationship, Session, SQLModel, col, func, select
+
+from api.public import select_public, to_public
 
 
 class Example(SQLModel, registry=registry()):

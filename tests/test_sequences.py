@@ -16,9 +16,9 @@ from hypothesis import HealthCheck, settings, stateful
 from hypothesis import strategies as st
 from hypothesis.configuration import set_hypothesis_home_dir
 from hypothesis.stateful import initialize, invariant, precondition, rule
-from api.sorts import TaskSort
 from sqlalchemy import Engine, text
 
+from api.sorts import TaskSort
 from models import TaskCreate, UserCreate
 
 Row = dict[str, Any]  # a task, a tag, a user or a transfer, as clients see it

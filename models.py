@@ -2,7 +2,7 @@
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, Optional
 
 from pydantic import MISSING, StrictBool
 from sqlmodel import (
@@ -111,7 +111,7 @@ class Task(TaskBase, table=True):
     # The names of the tags, in the order of `tag_key`, so that to show a task takes no join.
     tags: list[str] = Field(default=[], sa_type=JSON)
     owner_id: int | None = Field(default=None, foreign_key="user.id", ondelete="SET NULL")
-    owner: "User | None" = Relationship(back_populates="tasks")
+    owner: Optional["User"] = Relationship(back_populates="tasks")
     # When one INSERT creates many tasks, this column tells SQLAlchemy which task got which id.
     created_at: datetime = Field(default_factory=now, sa_column_kwargs={"insert_sentinel": True})
     updated_at: datetime = Field(default_factory=now)

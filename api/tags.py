@@ -89,7 +89,7 @@ def tasks_of(session: Session, tag: Tag) -> Iterator[Task]:
     """
     last_id: int | None = 0
     of_tag = with_parent(tag, Tag.tasks)  # type: ignore[arg-type]
-    while tasks := lock(session, Task, of_tag, col(TaskTag.task_id) > last_id, limit=PORTION):
+    while tasks := lock(session, Task, of_tag, col(Task.id) > last_id, limit=PORTION):
         yield from tasks
         last_id = tasks[-1].id
         session.flush()

@@ -2,12 +2,9 @@
 
 import os
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
-from psycopg2 import ProgrammingError
-from psycopg2.extensions import make_dsn, parse_dsn
 from pydantic import (
     AfterValidator,
     Field,
@@ -17,85 +14,44 @@ from pydantic import (
     SecretStr,
     ValidationError,
     ValidationInfo,
-    field_validator,
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
-from sqlalchemy import URL, make_url
-from sqlalchemy.exc import ArgumentError
 
-# What the database URLs of hosting providers begin with, and the driver for each.
-DRIVERS = {
-    "sqlite": "sqlite",
-    "postgres": "postgresql+psycopg2",
-    "postgresql": "postgresql+psycopg2",
-    "postgresql+psycopg2": "postgresql+psycopg2",
-}
+from api.database_urls import DatabaseUrl
 
 # Where containers have secrets, in a file each, such as `secret_key`.
 SECRETS = Path("/run/secrets")
-
 # The length of HMAC-SHA256, below which a key is weaker than its hash (RFC 7518, 3.2).
 MIN_SECRET_LENGTH = 32
 
 
-def require_known_options(url: URL) -> None:
-    """Refuse a URL that psycopg2 cannot turn into the parameters of a connection."""
+def require_postgresql(replica_url: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+    """Refuse a replica if it or the database itself is SQLite."""
+    urls = [replica_url, info.data.get("database_url")] if replica_url else []
+    if any(url and url.get_secret_value().startswith("sqlite") for url in urls):
+        raise ValueError("must be a PostgreSQL replica of a PostgreSQL DATABASE_URL")
+    return replica_url
+
+
+def require_long_key(secret_key: SecretStr | None) -> SecretStr | None:
+    """Refuse a short key, and an empty one: the API would be open."""
+    if secret_key is not None and len(secret_key.get_secret_value()) < MIN_SECRET_LENGTH:
+        raise ValueError(f"must have {MIN_SECRET_LENGTH} characters or more")
+    return secret_key
+
+
+def require_origins(cors_origins: str) -> str:
+    """Return the origins without blanks; refuse one that no browser would send (RFC 6454, 6.2)."""
+    origins = [origin.strip() for origin in cors_origins.split(",")] if cors_origins else []
     try:
-        _, options = url.get_dialect()().create_connect_args(url)
-        make_dsn(**options)
-    except ArgumentError:
-        raise ValueError("has hosts and ports that do not match") from None
-    except ProgrammingError:
-        raise ValueError("has an option that PostgreSQL does not know") from None
-
-
-def parse_url(database_url: str) -> URL:
-    """Return the URL, which may name several hosts; raise ValueError for a text that is no URL."""
-    options = {}
-    with suppress(ProgrammingError, UnicodeError):
-        options = parse_dsn(database_url.replace("+psycopg2", "", 1))
-    try:
-        if "," not in options.get("host", ""):
-            return make_url(database_url)
-    except (ArgumentError, ValueError):
-        raise ValueError("is not the URL of a database") from None
-    # SQLAlchemy does not read several hosts with ports, as in `postgres://a:5432,b:5432/tasks`
-    # (https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-MULTIPLE-HOSTS).
-    return URL.create(
-        "postgresql",
-        username=options.pop("user", None),
-        password=options.pop("password", None),
-        database=options.pop("dbname", None),
-        query=options,
-    )
-
-
-def check_database_url(database_url: SecretStr) -> SecretStr:
-    """Return the URL with its driver; refuse a URL that cannot work."""
-    url = parse_url(database_url.get_secret_value())
-    if url.drivername not in DRIVERS:
-        raise ValueError("must begin with sqlite:///, postgres:// or postgresql://")
-    url = url.set(drivername=DRIVERS[url.drivername])
-    if url.drivername == "sqlite":
-        if url.host or url.database in (None, "", ":memory:"):
-            raise ValueError("must name a file, as in sqlite:///tasks.db")
-    elif database_url.get_secret_value().count("@") > 1 or "@" in str(url.database):
-        # Else some of the password would be taken for the host, and errors name the host.
-        raise ValueError("must have %40 for @, and %2F for /, in the user's name or password")
-    else:
-        require_known_options(url)
-    return SecretStr(url.render_as_string(hide_password=False))
-
-
-DatabaseUrl = Annotated[SecretStr, AfterValidator(check_database_url)]
-
-
-def is_origin(text: str) -> bool:
-    """Return whether a browser may send this as the origin of a page (RFC 6454, 6.2)."""
-    try:
-        return str(HttpUrl(text)) == f"{text}/" and "@" not in text
+        are_origins = all(str(HttpUrl(each)) == f"{each}/" and "@" not in each for each in origins)
     except ValidationError:
-        return False
+        are_origins = False
+    if not are_origins:
+        raise ValueError(
+            "must be like https://example.com, without a path, and with commas between"
+        )
+    return ",".join(origins)
 
 
 class Settings(BaseSettings):
@@ -109,7 +65,7 @@ class Settings(BaseSettings):
 
     database_url: DatabaseUrl = SecretStr("sqlite:///tasks.db")
     # A PostgreSQL replica, where GET requests read.
-    database_replica_url: DatabaseUrl | None = None
+    database_replica_url: Annotated[DatabaseUrl | None, AfterValidator(require_postgresql)] = None
     # Connections that each process keeps open, and how many more it opens for a single use.
     database_pool_size: PositiveInt = 20
     database_max_overflow: NonNegativeInt = 0
@@ -126,41 +82,11 @@ class Settings(BaseSettings):
     # Whether the start upgrades the schema of the database to the newest version.
     migrate_at_start: bool = True
     # The key that signs tokens. Without it, the API is open to everyone.
-    secret_key: SecretStr | None = None
+    secret_key: Annotated[SecretStr | None, AfterValidator(require_long_key)] = None
     # Minutes until a token expires.
     token_lifetime: int = Field(default=60, ge=1, le=366 * 24 * 60)
     # The other origins whose pages may call the API, with commas between them.
-    cors_origins: str = ""
-
-    @field_validator("database_replica_url")
-    @classmethod
-    def require_postgresql(
-        cls, replica_url: SecretStr | None, info: ValidationInfo
-    ) -> SecretStr | None:
-        """Refuse a replica if it or the database itself is SQLite."""
-        urls = [replica_url, info.data.get("database_url")] if replica_url else []
-        if any(url and url.get_secret_value().startswith("sqlite") for url in urls):
-            raise ValueError("must be a PostgreSQL replica of a PostgreSQL DATABASE_URL")
-        return replica_url
-
-    @field_validator("secret_key")
-    @classmethod
-    def require_long_key(cls, secret_key: SecretStr | None) -> SecretStr | None:
-        """Refuse a short key, and an empty one: the API would be open."""
-        if secret_key is not None and len(secret_key.get_secret_value()) < MIN_SECRET_LENGTH:
-            raise ValueError(f"must have {MIN_SECRET_LENGTH} characters or more")
-        return secret_key
-
-    @field_validator("cors_origins")
-    @classmethod
-    def require_origins(cls, cors_origins: str) -> str:
-        """Return the origins without blanks; refuse one that no browser would send."""
-        origins = [origin.strip() for origin in cors_origins.split(",")]
-        if cors_origins and not all(is_origin(origin) for origin in origins):
-            raise ValueError(
-                "must be like https://example.com, without a path, and with commas between"
-            )
-        return ",".join(origins)
+    cors_origins: Annotated[str, AfterValidator(require_origins)] = ""
 
 
 def read_settings() -> Settings:

@@ -15,13 +15,14 @@ from sqlalchemy import Connection, Engine, Table, TableClause, inspect
 from sqlalchemy.exc import DBAPIError
 from sqlmodel import Session, SQLModel, col, func, insert, literal, select, text
 
+from api.database_urls import check_database_url
 from api.engines import open_engine
+from api.handlers import first_line
 from api.locks import lock
-from api.outages import first_line
 from api.passwords import hasher
 from api.schema import schema_is_current, upgrade_schema
 from api.users import commit_user
-from config import check_database_url, settings
+from config import settings
 from database import engine, reading_engine
 from models import User, UserCreate, UserUpdate
 

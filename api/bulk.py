@@ -19,12 +19,8 @@ from models import Task, TaskBulkUpdate, TaskCreate, TaskPublic
 MANY = Body(min_length=1, max_length=1000)
 
 
-class SomeNotFound(ApiError):
-    """`detail` has the place of each task that is not there."""
-
-    status = 404
-    meaning = "Some of the tasks were not found"
-    model = Problems
+class SomeNotFound(ApiError, status=404, model=Problems):
+    """Some of the tasks were not found."""
 
 
 router = APIRouter(prefix="/tasks/bulk", tags=["tasks"], route_class=ApiRoute)
@@ -32,16 +28,14 @@ router = APIRouter(prefix="/tasks/bulk", tags=["tasks"], route_class=ApiRoute)
 
 @router.post("", status_code=201)
 def create_tasks(
-    task_creates: Annotated[list[TaskCreate], MANY], once: OnceDep, session: SessionDep
+    task_creates: Annotated[list[TaskCreate], MANY], once: OnceDep
 ) -> PublicResponse[list[TaskPublic]]:
     """Create many tasks, all or none, and return them in the same order.
 
     If any is wrong, the second item of each `loc` is its position in the list, from 0. With an
     `Idempotency-Key`, the request may be sent again, as for one task.
     """
-    tasks = once.insert(task_creates)
-    session.commit()
-    return PublicResponse(list_public(TaskPublic, tasks), 201)
+    return PublicResponse(list_public(TaskPublic, once.insert(task_creates)), 201)
 
 
 @router.patch("")

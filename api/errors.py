@@ -4,11 +4,12 @@ A route documents an error if the type of one of its arguments names the class, 
 `Annotated[int, Path(), NotFound]`: see `routes.py`.
 """
 
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from fastapi import HTTPException
 from sqlmodel import SQLModel
+
+MAX_BODY_SIZE = 1024 * 1024  # bytes
 
 
 class ErrorMessage(SQLModel):
@@ -41,85 +42,69 @@ def document_header(name: str, description: str, kind: str = "string") -> Header
 
 
 class ApiError(HTTPException):
-    """An error, with its status code, what it means, and the headers that it is sent with."""
+    """An error that is answered with a status code; its docstring is its documentation."""
 
     status: ClassVar[int]
-    meaning: ClassVar[str]
-    model: ClassVar[type[SQLModel] | None] = ErrorMessage
-    documented_headers: ClassVar[Headers] = {}
-    header: ClassVar[tuple[str, str] | None] = None
+    documentation: ClassVar[dict[str, Any]]  # as the `responses` of FastAPI have it
+    sent: ClassVar[dict[str, str]]
 
-    def __init__(self, detail: object = None, headers: Mapping[str, str] | None = None) -> None:
-        """Say in `detail` what is wrong, if that is more than the meaning of the error."""
-        own_headers = dict([self.header]) if self.header else None
-        super().__init__(self.status, detail or self.meaning, headers or own_headers)
+    def __init_subclass__(
+        cls,
+        status: int,
+        meaning: str | None = None,
+        model: type[SQLModel] | None = ErrorMessage,
+        documented: Headers | None = None,
+        sent: dict[str, str] | None = None,
+    ) -> None:
+        """Take the status code; the documentation of the body and the headers; and the latter."""
+        parts = {"model": model, "headers": documented}
+        cls.status, cls.sent = status, sent or {}
+        cls.documentation = {name: part for name, part in parts.items() if part}
+        cls.documentation["description"] = meaning or str(cls.__doc__).removesuffix(".")
 
-    @classmethod
-    def document(cls) -> dict[str, Any]:
-        """Return the documentation of the error, as the `responses` of FastAPI have it."""
-        parts = {"model": cls.model, "headers": cls.documented_headers}
-        return {"description": cls.meaning} | {name: part for name, part in parts.items() if part}
-
-
-class Invalid(ApiError):
-    """Raised as FastAPI's own `RequestValidationError`: see `problems.py`."""
-
-    status = 422
-    meaning = "Values in the request are wrong"
-    model = Problems
+    def __init__(self, detail: object = None, headers: dict[str, str] | None = None) -> None:
+        """Say in `detail` what is wrong, if that is more than the documentation says."""
+        meaning = self.documentation["description"]
+        super().__init__(self.status, detail or meaning, self.sent | (headers or {}))
 
 
-class NotFound(ApiError):
-    """There is no row with this id."""
-
-    status = 404
-    meaning = "There is no such task, user or tag"
+# FastAPI itself raises these two: `BadBody`, and `Invalid` as its `RequestValidationError`.
+class BadBody(ApiError, status=400):
+    """The body cannot be decoded, or nests too deep."""
 
 
-class Unauthorized(ApiError):
-    """The client has to sign in (RFC 6750, 3)."""
-
-    status = 401
-    meaning = "Nobody is signed in"
-    documented_headers = document_header("WWW-Authenticate", "`Bearer`")
-    header = ("WWW-Authenticate", "Bearer")
+class Invalid(ApiError, status=422, model=Problems):
+    """Values in the request are wrong."""
 
 
-class Forbidden(ApiError):
-    """The client has signed in, but may not do this."""
-
-    status = 403
-    meaning = "Only an administrator may do this"
-
-
-class SignInIsOff(ApiError):
-    """Everyone may call the API, and nobody is signed in."""
-
-    status = 404
-    meaning = "`SECRET_KEY` is not set"
+BEARER: dict[str, Any] = {  # RFC 6750, 3
+    "documented": document_header("WWW-Authenticate", "`Bearer`"),
+    "sent": {"WWW-Authenticate": "Bearer"},
+}
 
 
-class Unavailable(ApiError):
-    """The client may send the request again after the seconds in `Retry-After`."""
-
-    status = 503
-    meaning = "The database is not available, or too many requests wait"
-    documented_headers = document_header("Retry-After", "In seconds", "integer")
-    header = ("Retry-After", "5")
+class Unauthorized(ApiError, status=401, **BEARER):
+    """Nobody is signed in."""
 
 
-class BadBody(ApiError):
-    """Raised by FastAPI itself."""
-
-    status = 400
-    meaning = "The body cannot be decoded, or nests too deep"
+class Forbidden(ApiError, status=403):
+    """Only an administrator may do this."""
 
 
-MAX_BODY_SIZE = 1024 * 1024  # bytes
+class SignInIsOff(ApiError, status=404):
+    """`SECRET_KEY` is not set."""
 
 
-class TooLarge(ApiError):
+class NotFound(ApiError, status=404):
+    """There is no such task, user or tag."""
+
+
+class TooLarge(ApiError, status=413, meaning=f"The body is over {MAX_BODY_SIZE} bytes"):
     """The body has more bytes than a request may send."""
 
-    status = 413
-    meaning = f"The body is over {MAX_BODY_SIZE} bytes"
+
+RETRY_AFTER = document_header("Retry-After", "In seconds", "integer")
+
+
+class Unavailable(ApiError, status=503, documented=RETRY_AFTER, sent={"Retry-After": "5"}):
+    """The database is not available, or too many requests wait."""

@@ -20,8 +20,7 @@ from starlette.types import Send
 
 from api.errors import document_header
 from api.filters import TaskFilter
-from api.handlers import is_unavailable, log_bug
-from api.outages import log_outage
+from api.handlers import is_unavailable, log_bug, log_outage
 from api.pages import select_matching
 from api.public import list_public
 from api.routes import ApiRoute

@@ -12,7 +12,7 @@ from limits.aio.strategies import FixedWindowRateLimiter
 from pwdlib import PasswordHash
 from pwdlib.hashers.argon2 import Argon2Hasher
 
-from api.errors import ApiError, Unavailable, document_header
+from api.errors import RETRY_AFTER, ApiError, Unavailable
 from config import settings
 
 # One thread for each hash: with the usual four, two hashes at once leave other requests little CPU.
@@ -31,13 +31,8 @@ guesses = FixedWindowRateLimiter(MemoryStorage())
 TEN_A_MINUTE = RateLimitItemPerMinute(10)
 
 
-class TooManyGuesses(ApiError):
-    """Nobody may try many passwords (RFC 6585, 4)."""
-
-    status = 429
-    meaning = "Too many wrong passwords for this name"
-    documented_headers = document_header("Retry-After", "In seconds", "integer")
-    header = ("Retry-After", "60")
+class TooManyGuesses(ApiError, status=429, documented=RETRY_AFTER, sent={"Retry-After": "60"}):
+    """Too many wrong passwords for this name."""
 
 
 @asynccontextmanager

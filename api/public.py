@@ -13,7 +13,7 @@ from sqlmodel import DateTime, Enum, Session, SQLModel, String, UTCDateTime, col
 
 from api.errors import Headers, NotFound, document_header
 from api.filters import NOT_IN_TRASH
-from models import Task, TaskPublic
+from models import Task, TaskPublic, User
 
 # Types of columns whose values become JSON as the database returns them: a status as text instead
 # of a `TaskStatus`, and on PostgreSQL a datetime without a conversion to UTC. To convert them took
@@ -111,16 +111,12 @@ class PublicResponse(Response, Generic[Public]):
 LOCATION = document_header("Location", "The path of what was created")
 
 
-def location(request: Request, row_id: int | None) -> dict[str, str]:
-    """Return the header with the path of what a request to a list has created."""
-    return {"Location": f"{request.scope['path']}/{row_id}"}
-
-
 class Created(PublicResponse[Public]):
-    """A response with what was created."""
+    """A response with what a request has created."""
 
     documented_headers = LOCATION
 
-    def __init__(self, request: Request, public: type[SQLModel], row: Any) -> None:  # noqa: ANN401
-        """Take the request, and the row to show as the public variant."""
-        super().__init__(to_public(public, row), 201, location(request, row.id))
+    def __init__(self, request: Request, public: type[SQLModel], row: User | Task) -> None:
+        """Take the request, and the row that is shown as the public variant."""
+        location = f"{request.scope['path']}/{row.id}"
+        super().__init__(to_public(public, row), 201, {"Location": location})

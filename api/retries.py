@@ -14,18 +14,15 @@ from api.clock import now
 from api.errors import ApiError
 from api.problems import places, problem, raise_problems
 from api.sign_in import CurrentUserDep
-from api.writing import insert_tasks
+from api.writing import Placed, insert_tasks
 from database import SessionDep
 from models import IdempotencyKey, Task, TaskCreate, User
 
 KEY_LIFETIME = timedelta(days=7)
 
 
-class CreatedButDeleted(ApiError):
-    """A request is sent again, but can no longer be answered as before."""
-
-    status = 409
-    meaning = "A task that was created with this key has been deleted for good"
+class CreatedButDeleted(ApiError, status=409):
+    """A task that was created with this key has been deleted for good."""
 
 
 KeyHeader = Annotated[
@@ -37,7 +34,7 @@ KeyHeader = Annotated[
 
 @dataclass
 class Once:
-    """Inserts the tasks of a request, but only once for each key of a user."""
+    """Inserts and commits the tasks of a request, but only once for each key of a user."""
 
     session: Session
     user: User | None
@@ -49,24 +46,30 @@ class Once:
         Raise 422 if an owner does not exist, or the key was used with another body. Raise 409 if a
         task of the earlier request was deleted for good.
         """
-        task_creates = [*places(body)] if isinstance(body, list) else [(("body",), body)]
-        if self.key is None:
-            return insert_tasks(self.session, task_creates, self.user)
+        placed: list[Placed] = [*places(body)] if isinstance(body, list) else [(("body",), body)]
+        tasks = (
+            insert_tasks(self.session, placed, self.user)
+            if self.key is None
+            else self.insert_with_key(self.key, placed)
+        )
+        self.session.commit()
+        return tasks
+
+    def insert_with_key(self, key: str, placed: list[Placed]) -> list[Task]:
+        """Do the same with a key, of which the database stores each only once."""
         delete_expired_keys(self.session)
         # Without the defaults, so that a field which is added later changes no hash.
-        sent = [(place, each.model_dump(exclude_defaults=True)) for place, each in task_creates]
-        row = IdempotencyKey(
-            user_id=(self.user and self.user.id) or 0,
-            key=self.key,
-            request_hash=sha256(to_json(sent)).hexdigest(),
-        )
+        sent = [(place, each.model_dump(exclude_defaults=True)) for place, each in placed]
+        request_hash = sha256(to_json(sent)).hexdigest()
+        user_id = (self.user and self.user.id) or 0
+        row = IdempotencyKey(user_id=user_id, key=key, request_hash=request_hash)
         self.session.add(row)
         try:
             self.session.flush()  # which waits if another request is inserting this key
         except IntegrityError as error:
             self.session.rollback()  # `row` keeps its values, since it was not stored
             return find_created(self.session, row, error)
-        tasks = insert_tasks(self.session, task_creates, self.user)
+        tasks = insert_tasks(self.session, placed, self.user)
         row.task_ids = [task.id for task in tasks]
         return tasks
 
@@ -106,9 +109,8 @@ def find_created(session: Session, repeated: IdempotencyKey, error: IntegrityErr
         place = ("header", "Idempotency-Key")
         raise_problems([problem("idempotency_key_reused", place, "Was used with another body")])
     # The ids are in the order of the request.
-    tasks = [
-        *session.exec(select(Task).where(col(Task.id).in_(earlier.task_ids)).order_by(col(Task.id)))
-    ]
+    of_request = col(Task.id).in_(earlier.task_ids)
+    tasks = [*session.exec(select(Task).where(of_request).order_by(col(Task.id)))]
     if len(tasks) < len(earlier.task_ids):
         raise CreatedButDeleted
     return tasks

@@ -1,6 +1,6 @@
 """How routes document what they answer with, and what an id in a path is."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from inspect import signature
 from typing import Any, ClassVar, get_origin
 
@@ -31,16 +31,17 @@ def has_body(dependant: Dependant) -> bool:
     return bool(dependant.body_params) or any(map(has_body, dependant.dependencies))
 
 
-def document(errors: list[type[ApiError]]) -> dict[int | str, dict[str, Any]]:
+def document(errors: Iterable[type[ApiError]]) -> dict[int | str, dict[str, Any]]:
     """Return the documentation of errors, as the `responses` of FastAPI have it."""
     responses: dict[int | str, dict[str, Any]] = {}
     for error in dict.fromkeys(errors):
-        documented = error.document()
+        documentation = error.documentation
         if error.status in responses:  # as in "The name is taken, or nobody else is ..."
-            meaning = documented["description"]
-            first = responses[error.status]["description"]
-            documented["description"] = f"{first}, or {meaning[0].lower()}{meaning[1:]}"
-        responses[error.status] = documented
+            first, second = responses[error.status]["description"], documentation["description"]
+            documentation = documentation | {
+                "description": f"{first}, or {second[0].lower()}{second[1:]}"
+            }
+        responses[error.status] = documentation
     return responses
 
 

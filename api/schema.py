@@ -9,15 +9,12 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import DBAPIError
-
-from api.outages import first_line, is_outage
 
 alembic_config = Config(toml_file=Path(__file__).parents[1] / "pyproject.toml")
 
 
 def upgrade_schema(engine: Engine) -> None:
-    """Upgrade the schema to the newest version; raise ConnectionError without a database.
+    """Upgrade the schema to the newest version.
 
     Of several processes one does it, and the others wait for the lock in `migrations/env.py`.
     """
@@ -28,10 +25,6 @@ def upgrade_schema(engine: Engine) -> None:
         with engine.connect() as connection:
             if not schema_is_current(connection):
                 raise
-    except DBAPIError as error:
-        if not is_outage(error):
-            raise
-        raise ConnectionError(f"The database cannot be used: {first_line(error)}") from None
 
 
 @lru_cache

@@ -6,9 +6,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import APIRouter, Depends, FastAPI
+from sqlalchemy.exc import DBAPIError
 from sqlmodel import SQLModel
 
 from api.errors import Unavailable
+from api.handlers import first_line, is_outage
 from api.postgresql import watch_connections
 from api.problems import check_parameters
 from api.routes import OpenRoute
@@ -25,7 +27,12 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
     if settings.secret_key is None:
         logger.warning("SECRET_KEY is not set: the API is open to everyone who can reach it")
     if settings.migrate_at_start:
-        upgrade_schema(engine)
+        try:
+            upgrade_schema(engine)
+        except DBAPIError as error:
+            if not is_outage(error):
+                raise
+            raise ConnectionError(f"The database cannot be used: {first_line(error)}") from None
     # Keep the garbage collector out of what is loaded by now: the p99 of a read is 14, not 68 ms.
     gc.collect()
     gc.freeze()

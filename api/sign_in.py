@@ -12,7 +12,7 @@ from pydantic import SecretStr, StringConstraints
 from sqlmodel import Field, SQLModel, col, select
 
 from api.clock import now
-from api.errors import ApiError, Forbidden, SignInIsOff, Unauthorized
+from api.errors import BEARER, ApiError, Forbidden, SignInIsOff, Unauthorized
 from api.field_types import MAX_INTEGER, NO_NUL, Id
 from api.middleware import limit_receive
 from api.passwords import TooManyGuesses, dummy_hash, is_password
@@ -58,31 +58,20 @@ class Claims(SQLModel):
     version: Id
 
 
-class WrongSignIn(Unauthorized):
-    """It does not say which of both is wrong."""
-
-    meaning = "The username or the password is wrong"
+class WrongSignIn(ApiError, status=401, **BEARER):
+    """The username or the password is wrong."""
 
 
-class BadForm(ApiError):
-    """Raised by FastAPI itself."""
-
-    status = 400
-    meaning = "The form has too many fields"
+class BadForm(ApiError, status=400):
+    """The form has too many fields."""
 
 
-class LargeForm(ApiError):
+class LargeForm(ApiError, status=413, meaning=f"The body is over {MAX_FORM_SIZE} bytes"):
     """The form has more bytes than a sign-in needs."""
 
-    status = 413
-    meaning = f"The body is over {MAX_FORM_SIZE} bytes"
 
-
-class OtherForm(ApiError):
-    """Starlette decodes a multipart form by any codec that its sender names; some are very slow."""
-
-    status = 415
-    meaning = f"The form is not `{FORM}`"
+class OtherForm(ApiError, status=415):
+    """The form is not `application/x-www-form-urlencoded`."""
 
 
 class FormRoute(OpenRoute):
@@ -178,9 +167,12 @@ async def get_no_user() -> None:
     """Return no user, since sign-in is off."""
 
 
-get_current_user = require_user if settings.secret_key else get_no_user
 # The user who is signed in, or None where sign-in is off.
-CurrentUserDep = Annotated[User | None, Depends(get_current_user)]
+CurrentUserDep = Annotated[
+    User | None, Depends(require_user if settings.secret_key else get_no_user)
+]
+# What every route of the app depends on.
+GUARD = [Depends(require_user)] if settings.secret_key else []
 
 
 async def require_admin(current_user: CurrentUserDep) -> User | None:

@@ -22,11 +22,8 @@ from models import Tag, TagDeleted, TagPublic, TagUpdate, Task, TaskTag
 PORTION = 1000  # tasks that a rename holds in memory
 
 
-class TagTaken(ApiError):
-    """Names that differ only in case are those of one tag."""
-
-    status = 409
-    meaning = "Another tag has this name"
+class TagTaken(ApiError, status=409):
+    """Another tag has this name."""
 
 
 TagId = Annotated[int, Path(description="The id of the tag"), NotFound]

@@ -17,11 +17,8 @@ from database import SessionDep
 from models import Task, TaskPublic, Transfer, TransferCreate, TransferPublic
 
 
-class NotTheirs(ApiError):
-    """Another request has transferred the task before."""
-
-    status = 409
-    meaning = "The task does not belong to `from_user_id`"
+class NotTheirs(ApiError, status=409):
+    """The task does not belong to `from_user_id`."""
 
 
 TaskId = Annotated[int, Path(description="The id of the task"), NotFound]

@@ -11,8 +11,8 @@ from sqlmodel import Session, col, insert, literal, null, select, update
 
 from api.clock import now
 from api.errors import ApiError, NotFound, SignInIsOff, Unauthorized
+from api.handlers import first_line
 from api.locks import lock_admins, lock_ids, lock_row
-from api.outages import first_line
 from api.pages import Page, PageQuery, TaskQuery, read_page
 from api.passwords import TooManyGuesses, hash_password, is_password
 from api.public import Created, PublicResponse, to_public
@@ -32,25 +32,16 @@ from models import (
 )
 
 
-class UserTaken(ApiError):
-    """`detail` says which of both another user has."""
-
-    status = 409
-    meaning = "The username or the email is taken"
+class UserTaken(ApiError, status=409):
+    """The username or the email is taken."""
 
 
-class LastAdmin(ApiError):
-    """Somebody has to be able to create and change users."""
-
-    status = 409
-    meaning = "Nobody else is an active administrator"
+class LastAdmin(ApiError, status=409):
+    """Nobody else is an active administrator."""
 
 
-class WrongPassword(ApiError):
-    """A token alone does not take over an account."""
-
-    status = 403
-    meaning = "Not allowed, or `current_password` is wrong"
+class WrongPassword(ApiError, status=403):
+    """Not allowed, or `current_password` is wrong."""
 
 
 UserId = Annotated[int, Path(description="The id of the user"), NotFound]

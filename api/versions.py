@@ -1,34 +1,24 @@
 """Versions of a task: its `ETag`, and the conditions `If-Match` and `If-None-Match`."""
 
-from collections.abc import Mapping
 from typing import Annotated, Any
 
-from fastapi import Header
+from fastapi import Header, Request
 from pydantic import WithJsonSchema
 from sqlalchemy import Row
 
 from api.errors import ApiError, document_header
-from api.public import LOCATION, Public, PublicResponse, to_public
+from api.public import LOCATION, Created, Public, PublicResponse, to_public
 from models import Task, TaskPublic
 
 ETAG = document_header("ETag", "The version of the task, in quotes")
 
 
-class NotModified(ApiError):
-    """The client has the newest version already. FastAPI sends this without a body."""
-
-    status = 304
-    meaning = "The task still has this version"
-    model = None
-    documented_headers = ETAG
+class NotModified(ApiError, status=304, model=None, documented=ETAG):
+    """The task still has this version."""
 
 
-class OtherVersion(ApiError):
-    """The client does not know the newest version."""
-
-    status = 412
-    meaning = "The task has another version"
-    documented_headers = ETAG
+class OtherVersion(ApiError, status=412, documented=ETAG):
+    """The task has another version."""
 
 
 # Documented as a string, since clients send the list in one header.
@@ -73,23 +63,21 @@ def require_modified(task: Task | Row[Any], if_none_match: list[str] | None) -> 
 
 
 class TaskResponse(PublicResponse[Public]):
-    """A response with a task, and with its version as its `ETag`."""
+    """A response with a task, or a row with its fields, and with its version as its `ETag`."""
 
     documented_headers = ETAG
 
-    def __init__(
-        self,
-        task: Task | Row[Any],
-        status_code: int = 200,
-        headers: Mapping[str, str] | None = None,
-    ) -> None:
-        """Take the task, or a row with the fields of `TaskPublic`."""
-        super().__init__(
-            to_public(TaskPublic, task), status_code, {**(headers or {}), **etag(task)}
-        )
+    def __init__(self, task: Task | Row[Any]) -> None:
+        """Take the task."""
+        super().__init__(to_public(TaskPublic, task), headers=etag(task))
 
 
-class CreatedTask(TaskResponse[Public]):
-    """The same for a task that was created."""
+class CreatedTask(Created[Public]):
+    """The same for a task that a request has created."""
 
     documented_headers = LOCATION | ETAG
+
+    def __init__(self, request: Request, task: Task) -> None:
+        """Take the request and the task."""
+        super().__init__(request, TaskPublic, task)
+        self.headers.update(etag(task))

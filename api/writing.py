@@ -19,11 +19,11 @@ from models import Tag, Task, TaskCreate, TaskTag, TaskUpdate, User
 # the session's own `add` and `flush` took 610 µs; this takes 420.
 INSERT_TASKS = insert(Task).returning(col(Task.id), sort_by_parameter_order=True)
 
-# Tags by their keys.
-Tags = dict[str, Tag]
+Tags = dict[str, Tag]  # by their keys
+Placed = tuple[Place, TaskCreate]  # where in the request a task is, and the task
 
 
-def find_or_create_tags(session: Session, sent: Iterable[TaskCreate | TaskUpdate]) -> Tags:
+def find_or_create_tags(session: Session, sent: Iterable[Task | TaskUpdate]) -> Tags:
     """Return the tags that clients sent for tasks; create those that are missing.
 
     Until the transaction ends, no other request renames or deletes them.
@@ -78,7 +78,7 @@ def new_task(task_create: TaskCreate, current_user: User | None, created_at: dat
 
 
 def insert_tasks(
-    session: Session, task_creates: Sequence[tuple[Place, TaskCreate]], current_user: User | None
+    session: Session, placed: Sequence[Placed], current_user: User | None
 ) -> list[Task]:
     """Insert new tasks, and return them. Raise 422 with the place of each owner that is unknown."""
     created_at = now()
@@ -86,16 +86,11 @@ def insert_tasks(
         # Each a microsecond later: `created_at` tells SQLAlchemy which task got which id, and a
         # list sorted by it keeps this order.
         new_task(task_create, current_user, created_at + timedelta(microseconds=position))
-        for position, (_, task_create) in enumerate(task_creates)
+        for position, (_, task_create) in enumerate(placed)
     ]
-    lock_owners(
-        session,
-        [
-            ((*place, "owner_id"), task.owner_id)
-            for (place, _), task in zip(task_creates, tasks, strict=True)
-        ],
-    )
-    tags = find_or_create_tags(session, [task_create for _, task_create in task_creates])
+    owners = [((*placed[i][0], "owner_id"), task.owner_id) for i, task in enumerate(tasks)]
+    lock_owners(session, owners)
+    tags = find_or_create_tags(session, tasks)
     for task in tasks:
         task.tags = sorted_names(tags, task.tags)
     values = [task.model_dump(exclude={"id"}) for task in tasks]

@@ -12,10 +12,10 @@ from sqlalchemy import Connection, Engine, event, text
 from sqlmodel import Session
 
 from api.filters import TaskFilter
+from api.lists import read_stats
 from api.pages import TaskQuery
 from api.public import SELECT_TASK
 from api.sorts import TaskSort, write_cursor
-from api.statistics import read_stats
 from main import read_tasks
 
 # The tasks behind a late one: enough that to sort them takes longer than to use an index.

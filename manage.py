@@ -17,8 +17,8 @@ from sqlmodel import Session, SQLModel, col, func, insert, literal, select, text
 
 from api.database_urls import check_database_url
 from api.engines import open_engine
-from api.handlers import first_line
 from api.locks import lock
+from api.outages import first_line
 from api.passwords import hasher
 from api.schema import schema_is_current, upgrade_schema
 from api.users import commit_user
@@ -172,8 +172,8 @@ def copy(
         sys.exit("FROM must be SQLite, and TO PostgreSQL")
     if not Path(str(from_engine.url.database)).is_file():
         sys.exit("FROM does not exist")
-    with from_engine.connect() as source:
-        is_current = schema_is_current(source)
+    with Session(from_engine) as session:
+        is_current = schema_is_current(session)
     if not is_current:
         sys.exit("The schema of FROM is not the newest: run `manage.py migrate` with it before")
     with to_engine.connect() as target:

@@ -3,6 +3,7 @@
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Optional
+from unicodedata import normalize
 
 from pydantic import MISSING, StrictBool
 from sqlmodel import (
@@ -43,8 +44,8 @@ SQLModel.metadata.naming_convention = {
 }
 # As on PostgreSQL, the id of a deleted row is never used again.
 NEVER_REUSE_IDS = {"sqlite_autoincrement": True}
-# In the documentation no field of a public variant is optional, since all are always sent.
-PUBLIC: Any = {"json_schema_serialization_defaults_required": True}
+# So in the documentation no field of a public variant is optional.
+ALL_FIELDS_ARE_SENT: Any = {"json_schema_serialization_defaults_required": True}
 
 
 def example(**fields: object) -> Any:  # noqa: ANN401  # SQLModel has no public type for it
@@ -52,12 +53,12 @@ def example(**fields: object) -> Any:  # noqa: ANN401  # SQLModel has no public 
     return {"json_schema_extra": {"examples": [fields]}}
 
 
-def index(*columns: str, name: str | None = None, where: str = "deleted_at IS NULL") -> Index:
-    """Return an index of the tasks that are not in the trash, or of those that `where` selects.
+def only_where(condition: str) -> dict[str, Any]:
+    """Return the options of an index that has only the rows for which the condition is true."""
+    return {"sqlite_where": text(condition), "postgresql_where": text(condition)}
 
-    Without a name, it gets the name of its first column.
-    """
-    return Index(name, *columns, sqlite_where=text(where), postgresql_where=text(where))
+
+LISTED = only_where("deleted_at IS NULL")
 
 
 class TaskStatus(StrEnum):
@@ -88,31 +89,32 @@ class TaskBase(SQLModel):
 class Task(TaskBase, table=True):
     """The table of tasks."""
 
+    # Constraints, and indexes of several columns, which `Field` cannot have.
     __table_args__ = (
         CheckConstraint("trim(title) <> ''", name="title"),
         CheckConstraint("priority BETWEEN 0 AND 5", name="priority"),
         # One for each order of the list, where the id decides between equal values.
-        index("id"),
-        index("title", "id"),
-        index("status", "id"),
-        index("priority", "id"),
-        index("due_at", "id"),
-        index("created_at", "id"),
-        index("updated_at", "id"),
+        Index(None, "id", **LISTED),
+        Index(None, "title", "id", **LISTED),
+        Index(None, "status", "id", **LISTED),
+        Index(None, "priority", "id", **LISTED),
+        Index(None, "due_at", "id", **LISTED),
+        Index(None, "created_at", "id", **LISTED),
+        Index(None, "updated_at", "id", **LISTED),
         # The newest tasks of a status, however many or few there are.
-        index("status", "created_at", "id", name="ix_task_status_created_at"),
-        index("id", name="ix_task_trash", where="deleted_at IS NOT NULL"),
-        # With those in the trash: when a user is deleted, all tasks of the user change.
+        Index("ix_task_status_created_at", "status", "created_at", "id", **LISTED),
+        Index("ix_task_trash", "id", **only_where("deleted_at IS NOT NULL")),
+        # Those in the trash too: when a user is deleted, all tasks of the user change.
         Index(None, "owner_id", "id"),
         NEVER_REUSE_IDS,
     )
 
     id: int | None = Field(default=None, primary_key=True)
-    # The names of the tags, in the order of `tag_key`, so that to show a task takes no join.
+    # A copy of the names of its tags, in the order of `tag_key`: to show a task then takes no join.
     tags: list[str] = Field(default=[], sa_type=JSON)
     owner_id: int | None = Field(default=None, foreign_key="user.id", ondelete="SET NULL")
     owner: Optional["User"] = Relationship(back_populates="tasks")
-    # When one INSERT creates many tasks, this column tells SQLAlchemy which task got which id.
+    # Different in each task of one INSERT, so that SQLAlchemy knows by it which task got which id.
     created_at: datetime = Field(default_factory=now, sa_column_kwargs={"insert_sentinel": True})
     updated_at: datetime = Field(default_factory=now)
     completed_at: datetime | None = None
@@ -135,6 +137,10 @@ class Task(TaskBase, table=True):
             self.completed_at = now()
 
 
+# MISSING is the value of a field that was not sent. `model_dump()` leaves it out, and a field with
+# this default can refuse null, unlike a field whose default is None.
+
+
 class TaskCreate(TaskBase):
     """What a client sends to create a task."""
 
@@ -151,10 +157,6 @@ class TaskCreate(TaskBase):
     owner_id: Id | MISSING | None = Field(
         default=MISSING, description="A user, or null for nobody. By default, who is signed in"
     )
-
-
-# MISSING is the value of a field that was not sent. `model_dump()` leaves it out, and a field with
-# this default can refuse null, unlike a field whose default is None.
 
 
 class TaskUpdate(SQLModel):
@@ -181,7 +183,7 @@ class TaskBulkUpdate(TaskUpdate):
 class TaskPublic(TaskBase):
     """What a client sees of a task."""
 
-    model_config = PUBLIC
+    model_config = ALL_FIELDS_ARE_SENT
 
     tags: list[str]
     id: int
@@ -219,6 +221,14 @@ class TaskTag(SQLModel, table=True):
     tag_id: int = Field(foreign_key="tag.id", ondelete="CASCADE", primary_key=True)
 
 
+def tag_key(name: str) -> str:
+    """Return what names of one tag have in common: they differ only in case, or in encoding.
+
+    `É` may be encoded as one character or as two (https://www.unicode.org/reports/tr15/).
+    """
+    return normalize("NFC", name.lower())
+
+
 class TagBase(SQLModel):
     """The field that the table of tags and its variants share."""
 
@@ -231,7 +241,8 @@ class Tag(TagBase, table=True):
     __table_args__ = (UniqueConstraint("key"), NEVER_REUSE_IDS)
 
     id: int | None = Field(default=None, primary_key=True)
-    key: str  # see `tag_key`
+    key: str  # the `tag_key` of the name
+    # The links go with the tag by `ondelete`, without being read before.
     tasks: list[Task] = Relationship(link_model=TaskTag, passive_deletes=True)
 
 
@@ -274,6 +285,7 @@ class User(UserBase, table=True):
     token_version: int = 1
     created_at: datetime = Field(default_factory=now)
     updated_at: datetime = Field(default_factory=now, sa_column_kwargs={"onupdate": now})
+    # They lose their owner by `ondelete` of `owner_id`, without being read before.
     tasks: list[Task] = Relationship(back_populates="owner", passive_deletes="all")
 
 
@@ -311,7 +323,7 @@ class UserUpdate(SQLModel):
 class UserPublic(UserBase):
     """What a client sees of a user."""
 
-    model_config = PUBLIC
+    model_config = ALL_FIELDS_ARE_SENT
 
     id: int
     is_active: bool
@@ -366,8 +378,7 @@ class IdempotencyKey(SQLModel, table=True):
     id: int | None = Field(default=None, primary_key=True)
     user_id: int  # 0 without sign-in, since no NULL equals another
     key: str
-    # None is from before version 0005 of the schema, and accepts any body.
+    # Of the body, which has to be the same; None from before version 0005 of the schema.
     request_hash: str | None
-    # Never None, which is only in the type of `Task.id`.
     task_ids: list[int | None] = Field(default=[], sa_type=JSON)
     created_at: datetime = Field(default_factory=now, index=True)

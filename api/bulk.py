@@ -3,15 +3,15 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Body
-from sqlmodel import col
+from sqlmodel import Session, col
 
 from api.errors import ApiError, Problems
 from api.filters import NOT_IN_TRASH
 from api.locks import lock
-from api.problems import places, problem, raise_problems
+from api.problems import problem, raise_problems
 from api.public import PublicResponse, list_public
 from api.retries import OnceDep
-from api.routes import ApiRoute
+from api.route_classes import ApiRoute
 from api.writing import change_tasks, find_or_create_tags
 from database import SessionDep
 from models import Task, TaskBulkUpdate, TaskCreate, TaskPublic
@@ -35,7 +35,9 @@ def create_tasks(
     If any is wrong, the second item of each `loc` is its position in the list, from 0. With an
     `Idempotency-Key`, the request may be sent again, as for one task.
     """
-    return PublicResponse(list_public(TaskPublic, once.insert(task_creates)), 201)
+    tasks = once.insert_many(task_creates)
+    once.session.commit()
+    return PublicResponse(list_public(TaskPublic, tasks), 201)
 
 
 @router.patch("")
@@ -46,34 +48,31 @@ def update_tasks(
 
     If any is wrong or not found, the second item of each `loc` is its position in the list, from 0.
     """
-    require_distinct(task_updates)
+    ids = [task_update.id for task_update in task_updates]
+    require_distinct(ids)
     tags = find_or_create_tags(session, task_updates)
-    tasks = lock_all(session, task_updates)
-    change_tasks(session, [*zip(tasks, task_updates, strict=True)], tags)
+    tasks = lock_all(session, ids)
+    change_tasks(session, tasks, task_updates, tags)
     session.commit()
     return PublicResponse(list_public(TaskPublic, tasks))
 
 
-def require_distinct(task_updates: list[TaskBulkUpdate]) -> None:
+def require_distinct(ids: list[int]) -> None:
     """Raise 422 with a problem for each task that is sent again."""
-    ids = [task_update.id for task_update in task_updates]
     raise_problems(
-        problem("task_repeated", (*place, "id"), "Task was sent before")
-        for (place, task_update), position in zip(
-            places(task_updates), range(len(ids)), strict=True
-        )
-        if ids.index(task_update.id) != position
+        problem("task_repeated", ("body", position, "id"), "Task was sent before")
+        for position, task_id in enumerate(ids)
+        if ids.index(task_id) != position
     )
 
 
-def lock_all(session: SessionDep, task_updates: list[TaskBulkUpdate]) -> list[Task]:
+def lock_all(session: Session, ids: list[int]) -> list[Task]:
     """Return the tasks, locked, in the order of the request; raise 404 if some are not there."""
-    ids = [task_update.id for task_update in task_updates]
     tasks = {task.id: task for task in lock(session, Task, col(Task.id).in_(ids), NOT_IN_TRASH)}
     problems = [
-        problem("task_not_found", (*place, "id"), "Task not found")
-        for place, task_update in places(task_updates)
-        if task_update.id not in tasks
+        problem("task_not_found", ("body", position, "id"), "Task not found")
+        for position, task_id in enumerate(ids)
+        if task_id not in tasks
     ]
     if problems:
         raise SomeNotFound(problems)

@@ -1,7 +1,7 @@
 """The errors that clients see: each is a class, which is raised, and which documents itself.
 
 A route documents an error if the type of one of its arguments names the class, as in
-`Annotated[int, Path(), NotFound]`: see `routes.py`.
+`Annotated[int, Path(), NotFound]`: see `route_classes.py`.
 """
 
 from typing import Any, ClassVar
@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from fastapi import HTTPException
 from sqlmodel import SQLModel
 
-MAX_BODY_SIZE = 1024 * 1024  # bytes
+MAX_BODY_SIZE = 1024 * 1024  # bytes, as `TooLarge` says
 
 
 class ErrorMessage(SQLModel):
@@ -42,48 +42,42 @@ def document_header(name: str, description: str, kind: str = "string") -> Header
 
 
 class ApiError(HTTPException):
-    """An error that is answered with a status code; its docstring is its documentation."""
+    """An error with a status code. What the docstring of its class says, clients read."""
 
     status: ClassVar[int]
-    documentation: ClassVar[dict[str, Any]]  # as the `responses` of FastAPI have it
-    sent: ClassVar[dict[str, str]]
+    documentation: ClassVar[dict[str, Any]] = {}  # as the `responses` of FastAPI have it
+    sent_headers: ClassVar[dict[str, str]] = {}
 
-    def __init_subclass__(
+    def __init_subclass__(  # called for each class, as in `class NotFound(ApiError, status=404)`
         cls,
         status: int,
-        meaning: str | None = None,
         model: type[SQLModel] | None = ErrorMessage,
-        documented: Headers | None = None,
-        sent: dict[str, str] | None = None,
+        documented_headers: Headers | None = None,
+        sent_headers: dict[str, str] | None = None,
     ) -> None:
-        """Take the status code; the documentation of the body and the headers; and the latter."""
-        parts = {"model": model, "headers": documented}
-        cls.status, cls.sent = status, sent or {}
+        """Take the status code, the model of the body, and the headers, documented and sent."""
+        headers = documented_headers or cls.documentation.get("headers")
+        parts = {"model": model, "headers": headers}
         cls.documentation = {name: part for name, part in parts.items() if part}
-        cls.documentation["description"] = meaning or str(cls.__doc__).removesuffix(".")
+        cls.documentation["description"] = str(cls.__doc__).removesuffix(".")
+        cls.status, cls.sent_headers = status, sent_headers or cls.sent_headers
 
     def __init__(self, detail: object = None, headers: dict[str, str] | None = None) -> None:
         """Say in `detail` what is wrong, if that is more than the documentation says."""
-        meaning = self.documentation["description"]
-        super().__init__(self.status, detail or meaning, self.sent | (headers or {}))
+        description = self.documentation["description"]
+        super().__init__(self.status, detail or description, self.sent_headers | (headers or {}))
 
 
-# FastAPI itself raises these two: `BadBody`, and `Invalid` as its `RequestValidationError`.
 class BadBody(ApiError, status=400):
     """The body cannot be decoded, or nests too deep."""
 
 
-class Invalid(ApiError, status=422, model=Problems):
-    """Values in the request are wrong."""
-
-
-BEARER: dict[str, Any] = {  # RFC 6750, 3
-    "documented": document_header("WWW-Authenticate", "`Bearer`"),
-    "sent": {"WWW-Authenticate": "Bearer"},
-}
-
-
-class Unauthorized(ApiError, status=401, **BEARER):
+class Unauthorized(
+    ApiError,
+    status=401,
+    documented_headers=document_header("WWW-Authenticate", "`Bearer`"),
+    sent_headers={"WWW-Authenticate": "Bearer"},  # RFC 6750, 3
+):
     """Nobody is signed in."""
 
 
@@ -91,20 +85,26 @@ class Forbidden(ApiError, status=403):
     """Only an administrator may do this."""
 
 
-class SignInIsOff(ApiError, status=404):
-    """`SECRET_KEY` is not set."""
-
-
 class NotFound(ApiError, status=404):
     """There is no such task, user or tag."""
 
 
-class TooLarge(ApiError, status=413, meaning=f"The body is over {MAX_BODY_SIZE} bytes"):
-    """The body has more bytes than a request may send."""
+class SignInIsOff(ApiError, status=404):
+    """`SECRET_KEY` is not set."""
+
+
+class TooLarge(ApiError, status=413):
+    """The body is over 1048576 bytes."""
+
+
+class Invalid(ApiError, status=422, model=Problems):
+    """Values in the request are wrong."""
 
 
 RETRY_AFTER = document_header("Retry-After", "In seconds", "integer")
 
 
-class Unavailable(ApiError, status=503, documented=RETRY_AFTER, sent={"Retry-After": "5"}):
+class Unavailable(
+    ApiError, status=503, documented_headers=RETRY_AFTER, sent_headers={"Retry-After": "5"}
+):
     """The database is not available, or too many requests wait."""

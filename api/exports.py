@@ -20,10 +20,10 @@ from starlette.types import Send
 
 from api.errors import document_header
 from api.filters import TaskFilter
-from api.handlers import is_unavailable, log_bug, log_outage
+from api.outages import is_unavailable, log_bug, log_outage
 from api.pages import select_matching
 from api.public import list_public
-from api.routes import ApiRoute
+from api.route_classes import ApiRoute
 from database import SessionDep, read_apart
 from models import Task, TaskPublic
 

@@ -2,7 +2,6 @@
 
 from datetime import UTC, datetime
 from typing import Annotated
-from unicodedata import normalize
 
 from pydantic import (
     AfterValidator,
@@ -90,14 +89,6 @@ TagName = Annotated[
     ),
 ]
 TagNames = Annotated[list[TagName], Field(max_length=20, schema_extra={"examples": [["report"]]})]
-
-
-def tag_key(name: str) -> str:
-    """Return what names of one tag have in common: they differ only in case, or in encoding.
-
-    `É` may be encoded as one character or as two (https://www.unicode.org/reports/tr15/).
-    """
-    return normalize("NFC", name.lower())
 
 
 def require_address(value: object) -> object:

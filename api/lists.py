@@ -7,7 +7,7 @@ from sqlmodel import col, func, select
 
 from api.filters import TaskFilter, is_overdue
 from api.pages import Page, RecentQuery, TaskQuery, read_page
-from api.routes import ApiRoute
+from api.route_classes import ApiRoute
 from database import SessionDep
 from models import Task, TaskPublic, TaskStats, TaskStatus
 
@@ -22,7 +22,7 @@ def read_tasks_by_status(
     session: SessionDep,
 ) -> Page[TaskPublic]:
     """List the tasks of one status, with the filters, orders and pages of all tasks."""
-    return read_page(session, request, query, Task, TaskPublic, status=status)
+    return read_page(session, request, query, status=status)
 
 
 @router.get("/recent")
@@ -30,7 +30,7 @@ def read_recent_tasks(
     query: Annotated[RecentQuery, Query()], request: Request, session: SessionDep
 ) -> Page[TaskPublic]:
     """List the tasks created in the last days, with the filters, orders and pages of all tasks."""
-    return read_page(session, request, query, Task, TaskPublic)
+    return read_page(session, request, query)
 
 
 @router.get("/stats")

@@ -4,7 +4,7 @@ Every transaction locks users first, then tags, then tasks, and the rows of a ta
 their ids. In another order, two transactions could wait for each other.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from sqlalchemy import SQLColumnExpression
@@ -16,21 +16,24 @@ from models import Tag, Task, User
 
 ORDER: list[type[SQLModel]] = [User, Tag, Task]
 
-Row = TypeVar("Row", User, Tag, Task)
-Condition = SQLColumnExpression[bool] | bool
+Model = TypeVar("Model", User, Tag, Task)
+Condition = SQLColumnExpression[bool]
+# Weaker than FOR UPDATE, which is the default: others may lock and use the rows too, but not delete
+# them (FOR KEY SHARE); or others may refer to the rows, but not change them (FOR NO KEY UPDATE).
+AGAINST_DELETION = {"read": True, "key_share": True}
+AGAINST_CHANGE = {"key_share": True}
 
 
 def lock(
     session: Session,
-    table: type[Row],
+    table: type[Model],
     *conditions: Condition,
     limit: int | None = None,
     **strength: bool,
-) -> Sequence[Row]:
+) -> Sequence[Model]:
     """Lock the rows for which the conditions are true, and return them in the order of their ids.
 
-    Without `strength`, no other transaction locks them. With the `read` and `key_share` of
-    SQLAlchemy, some may: see https://www.postgresql.org/docs/current/explicit-locking.html.
+    PostgreSQL does it by SELECT ... FOR UPDATE. SQLite needs no locks: it has one writer at a time.
     """
     require_order(session, table)
     statement = select(table).where(*conditions).order_by(col(table.id)).limit(limit)
@@ -38,7 +41,7 @@ def lock(
 
 
 def lock_ids(
-    session: Session, table: type[Row], *conditions: Condition, **strength: bool
+    session: Session, table: type[Model], *conditions: Condition, **strength: bool
 ) -> Sequence[int | None]:
     """Lock rows as `lock` does, and return their ids alone, since there may be many."""
     require_order(session, table)
@@ -56,7 +59,9 @@ def require_order(session: Session, table: type[SQLModel]) -> None:
     session.info["last_lock"] = place
 
 
-def lock_row(session: Session, table: type[Row], row_id: int, *conditions: Condition) -> Row:
+def find_and_lock(
+    session: Session, table: type[Model], row_id: int, *conditions: Condition
+) -> Model:
     """Lock one row, and return it; raise 404 if it is not there, or a condition is not true."""
     rows = lock(session, table, col(table.id) == row_id, *conditions)
     if not rows:
@@ -64,23 +69,20 @@ def lock_row(session: Session, table: type[Row], row_id: int, *conditions: Condi
     return rows[0]
 
 
-def lock_owners(session: Session, owners: Iterable[tuple[Place, int | None]]) -> None:
+def lock_owners(session: Session, owners: Mapping[Place, int | None]) -> None:
     """Keep owners from being deleted; raise 422 with the place of each that does not exist."""
-    owners = [(place, user_id) for place, user_id in owners if user_id is not None]
-    if not owners:
+    wanted = {user_id for user_id in owners.values() if user_id is not None}
+    if not wanted:
         return
-    wanted = {user_id for _, user_id in owners}
-    # FOR KEY SHARE: others change these users meanwhile, but do not delete them.
-    found = lock_ids(session, User, col(User.id).in_(wanted), read=True, key_share=True)
+    found = lock_ids(session, User, col(User.id).in_(wanted), **AGAINST_DELETION)
     unknown = wanted.difference(found)
     raise_problems(
         problem("user_not_found", place, "There is no such user")
-        for place, user_id in owners
+        for place, user_id in owners.items()
         if user_id in unknown
     )
 
 
 def lock_admins(session: Session) -> Sequence[int | None]:
     """Keep the active administrators from being changed, and return their ids."""
-    # FOR NO KEY UPDATE: tasks of these users may be created meanwhile.
-    return lock_ids(session, User, col(User.is_admin), col(User.is_active), key_share=True)
+    return lock_ids(session, User, col(User.is_admin), col(User.is_active), **AGAINST_CHANGE)

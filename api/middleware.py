@@ -1,12 +1,25 @@
-"""What every request and every response goes through, before and after the routes."""
+"""What every request and response goes through outside the routes: middleware, and error handlers.
 
+Each middleware takes an app and returns it wrapped (https://asgi.readthedocs.io).
+"""
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from fastapi import Request, Response
+from fastapi.exceptions import RequestValidationError
 from opentelemetry import trace
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.errors import MAX_BODY_SIZE, TooLarge
+from api.outages import respond_database_error, respond_unavailable
+from api.problems import respond_invalid
+from api.route_classes import respond_wrong_method
 from config import settings
 
 
@@ -27,7 +40,7 @@ def log_reason(app: ASGIApp) -> ASGIApp:
     async def logging_app(scope: Scope, receive: Receive, send: Send) -> None:
         async def send_reason(message: Message) -> None:
             if message["type"] == "lifespan.startup.failed":
-                # A traceback, which ends with the ConnectionError of `upgrade_schema`.
+                # A traceback, which ends with the ConnectionError of `lifespan`.
                 message["message"] = message["message"].rpartition("\nConnectionError: ")[2].strip()
             await send(message)
 
@@ -63,36 +76,33 @@ def limit_body(app: ASGIApp) -> ASGIApp:
     return limited_app
 
 
+SENT = ["Authorization", "Content-Type", "Idempotency-Key", "If-Match", "If-None-Match"]
+RECEIVED = ["Content-Disposition", "ETag", "Link", "Location", "Retry-After"]
+RECEIVED += ["WWW-Authenticate", "X-Total-Count"]
 # Lets pages of other origins call the API (https://fetch.spec.whatwg.org/#http-cors-protocol).
 CORS = [
     Middleware(
         CORSMiddleware,
         allow_origins=settings.cors_origins.split(","),
         allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
-        allow_headers=[
-            "Authorization",
-            "Content-Type",
-            "Idempotency-Key",
-            "If-Match",
-            "If-None-Match",
-        ],
-        expose_headers=[
-            "Content-Disposition",
-            "ETag",
-            "Link",
-            "Location",
-            "Retry-After",
-            "WWW-Authenticate",
-            "X-Total-Count",
-        ],
+        allow_headers=SENT,
+        expose_headers=RECEIVED,
     ),
-    # Sends the 500 of a bug. The one that every app has is outside of these, so without headers.
+    # Starlette's own is outside of CORS, so its 500 would lack those headers.
     Middleware(ServerErrorMiddleware),
 ]
 
 MIDDLEWARE = [
-    Middleware(hide_query),  # the first, or what fails before it records the query
+    Middleware(hide_query),  # the first: what fails before it would record the query
     Middleware(log_reason),
     *(CORS if settings.cors_origins else []),
     Middleware(limit_body),
 ]
+
+Handler = Callable[[Request, Any], Coroutine[Any, Any, Response]]
+EXCEPTION_HANDLERS: dict[int | type[Exception], Handler] = {
+    405: respond_wrong_method,
+    RequestValidationError: respond_invalid,
+    DBAPIError: respond_database_error,
+    PoolTimeoutError: respond_unavailable,
+}

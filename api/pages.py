@@ -108,20 +108,16 @@ def read_page(
     session: Session,
     request: Request,
     query: PageQuery | TaskQuery,
-    table: Listed,
-    public: type[SQLModel],
+    table: Listed = Task,
+    public: type[SQLModel] = TaskPublic,
     **column_values: object,
 ) -> Page[Any]:
-    """Return the page that the query asks for, of the rows with these values in these columns."""
+    """Return the page that the query asks for, of tasks or of the rows of another table.
+
+    `column_values` are what the rows must have in these columns.
+    """
     rows, headers = read_rows(session, request, query, table, public, **column_values)
     return Page(list_public(public, rows), headers=headers)
-
-
-def read_task_page(
-    session: Session, request: Request, query: TaskQuery, **column_values: object
-) -> Page[TaskPublic]:
-    """Return the page of tasks that the query asks for, with these values in these columns."""
-    return read_page(session, request, query, Task, TaskPublic, **column_values)
 
 
 def read_rows(
@@ -157,10 +153,7 @@ def next_url(request: Request, after: str) -> str:
 
 
 def select_matching(
-    table: Listed,
-    public: type[SQLModel],
-    query: PageQuery | TaskFilter,
-    **column_values: object,
+    table: Listed, public: type[SQLModel], query: PageQuery | TaskFilter, **column_values: object
 ) -> Select[Any]:
     """Return the SELECT of all rows that match the query and have these values in these columns."""
     conditions = [getattr(table, name) == value for name, value in column_values.items()]
@@ -169,10 +162,7 @@ def select_matching(
 
 @lru_cache  # to build an equal SELECT again takes a tenth of the time of a list
 def select_page(
-    table: Listed,
-    public: type[SQLModel],
-    query: PageQuery | TaskQuery,
-    **column_values: object,
+    table: Listed, public: type[SQLModel], query: PageQuery | TaskQuery, **column_values: object
 ) -> Select[Any]:
     """Return the SELECT of a page, and of one more row, which tells whether there is a next page.
 

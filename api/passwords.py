@@ -31,7 +31,9 @@ guesses = FixedWindowRateLimiter(MemoryStorage())
 TEN_A_MINUTE = RateLimitItemPerMinute(10)
 
 
-class TooManyGuesses(ApiError, status=429, documented=RETRY_AFTER, sent={"Retry-After": "60"}):
+class TooManyGuesses(
+    ApiError, status=429, documented_headers=RETRY_AFTER, sent_headers={"Retry-After": "60"}
+):
     """Too many wrong passwords for this name."""
 
 

@@ -1,24 +1,18 @@
 """Problems: which values in a request are wrong, why, and in which place each is."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from typing import TypeVar, get_origin
+from collections.abc import Iterable
+from typing import get_origin
 
 from fastapi import Request
 from fastapi.dependencies.utils import get_flat_params
 from fastapi.exceptions import RequestValidationError
 from fastapi.params import ParamTypes
+from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 
 # Where in a request a value is, as in `("body", 3, "owner_id")`. FastAPI's errors call it `loc`.
 Place = tuple[str | int, ...]
-Item = TypeVar("Item")
-
-
-def places(items: Iterable[Item]) -> Iterator[tuple[Place, Item]]:
-    """Yield the items of a body that is a list, each with its place."""
-    for position, item in enumerate(items):
-        yield ("body", position), item
 
 
 def problem(kind: str, place: Place, message: str) -> dict[str, object]:
@@ -32,7 +26,13 @@ def raise_problems(problems: Iterable[dict[str, object]]) -> None:
         raise RequestValidationError(found)
 
 
-# Of each route by its `id()`, since a route cannot be a key. To find them takes 3 % of a list.
+async def respond_invalid(_request: Request, error: RequestValidationError) -> JSONResponse:
+    """Respond with 422, without the input, which may be secret or not representable in JSON."""
+    detail = [{key: each[key] for key in ("type", "loc", "msg")} for each in error.errors()]
+    return JSONResponse({"detail": detail}, 422)
+
+
+# The query parameters of each route, by its `id()`. To find them anew takes 3 % of a list.
 known_parameters: dict[int, dict[str, bool]] = {}
 
 
@@ -42,19 +42,19 @@ def query_parameters(route: APIRoute) -> dict[str, bool]:
         known_parameters[id(route)] = {
             field.alias: get_origin(field.field_info.annotation) in (list, tuple)
             for field in get_flat_params(route.dependant)
-            # A field of a query model has no `in_`.
+            # `in_` is where a parameter is; a field of a query model has none.
             if getattr(field.field_info, "in_", ParamTypes.query) is ParamTypes.query
         }
     return known_parameters[id(route)]
 
 
-async def check_parameters(request: Request) -> None:
+async def refuse_unknown_parameters(request: Request) -> None:
     """Raise 422 for query parameters that the route does not have, such as misspelt ones.
 
     Raise it too for a parameter that is sent twice but is no list: FastAPI would take the last.
     """
     route = request.scope.get("route")
-    if not request.query_params or not isinstance(route, APIRoute):  # as for a frontend
+    if not request.query_params or not isinstance(route, APIRoute):  # files take any query
         return
     known = query_parameters(route)
     sent = Counter(name for name, _ in request.query_params.multi_items())

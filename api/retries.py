@@ -12,9 +12,9 @@ from sqlmodel import Session, col, delete, select
 
 from api.clock import now
 from api.errors import ApiError
-from api.problems import places, problem, raise_problems
+from api.problems import Place, problem, raise_problems
 from api.sign_in import CurrentUserDep
-from api.writing import Placed, insert_tasks
+from api.writing import insert_tasks
 from database import SessionDep
 from models import IdempotencyKey, Task, TaskCreate, User
 
@@ -34,42 +34,44 @@ KeyHeader = Annotated[
 
 @dataclass
 class Once:
-    """Inserts and commits the tasks of a request, but only once for each key of a user."""
+    """Inserts the tasks of a request, but only once for each `Idempotency-Key` of a user."""
 
     session: Session
     user: User | None
     key: str | None
 
-    def insert(self, body: TaskCreate | list[TaskCreate]) -> list[Task]:
+    def insert_one(self, task_create: TaskCreate) -> Task:
+        """Insert a task as `insert` does."""
+        [task] = self.insert([task_create], [("body",)])
+        return task
+
+    def insert_many(self, task_creates: list[TaskCreate]) -> list[Task]:
+        """Insert many tasks as `insert` does."""
+        return self.insert(task_creates, [("body", at) for at in range(len(task_creates))])
+
+    def insert(self, task_creates: list[TaskCreate], places: list[Place]) -> list[Task]:
         """Insert new tasks; or, if the key was used before, return the tasks of that request.
 
         Raise 422 if an owner does not exist, or the key was used with another body. Raise 409 if a
         task of the earlier request was deleted for good.
         """
-        placed: list[Placed] = [*places(body)] if isinstance(body, list) else [(("body",), body)]
-        tasks = (
-            insert_tasks(self.session, placed, self.user)
-            if self.key is None
-            else self.insert_with_key(self.key, placed)
-        )
-        self.session.commit()
-        return tasks
-
-    def insert_with_key(self, key: str, placed: list[Placed]) -> list[Task]:
-        """Do the same with a key, of which the database stores each only once."""
+        if self.key is None:
+            return insert_tasks(self.session, task_creates, places, self.user)
         delete_expired_keys(self.session)
         # Without the defaults, so that a field which is added later changes no hash.
-        sent = [(place, each.model_dump(exclude_defaults=True)) for place, each in placed]
-        request_hash = sha256(to_json(sent)).hexdigest()
-        user_id = (self.user and self.user.id) or 0
-        row = IdempotencyKey(user_id=user_id, key=key, request_hash=request_hash)
+        dumps = (task_create.model_dump(exclude_defaults=True) for task_create in task_creates)
+        row = IdempotencyKey(
+            user_id=(self.user and self.user.id) or 0,
+            key=self.key,
+            request_hash=sha256(to_json([*zip(places, dumps, strict=True)])).hexdigest(),
+        )
         self.session.add(row)
         try:
             self.session.flush()  # which waits if another request is inserting this key
         except IntegrityError as error:
             self.session.rollback()  # `row` keeps its values, since it was not stored
             return find_created(self.session, row, error)
-        tasks = insert_tasks(self.session, placed, self.user)
+        tasks = insert_tasks(self.session, task_creates, places, self.user)
         row.task_ids = [task.id for task in tasks]
         return tasks
 
@@ -77,7 +79,7 @@ class Once:
 async def get_once(
     session: SessionDep, current_user: CurrentUserDep, idempotency_key: KeyHeader = None
 ) -> Once:
-    """Return what inserts the tasks of a request. A class as a dependency would run in a thread."""
+    """Return what inserts the tasks of a request: `async`, since FastAPI runs others in threads."""
     return Once(session, current_user, idempotency_key)
 
 
@@ -104,7 +106,7 @@ def find_created(session: Session, repeated: IdempotencyKey, error: IntegrityErr
     )
     earlier = session.exec(select(IdempotencyKey).where(*same_key)).one_or_none()
     if earlier is None:
-        raise error  # another error would bring its values into the log
+        raise error  # not a new error, whose traceback would show the values that were sent
     if earlier.request_hash not in (None, repeated.request_hash):
         place = ("header", "Idempotency-Key")
         raise_problems([problem("idempotency_key_reused", place, "Was used with another body")])

@@ -8,7 +8,8 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Engine
+from sqlmodel import Session
 
 alembic_config = Config(toml_file=Path(__file__).parents[1] / "pyproject.toml")
 
@@ -18,12 +19,12 @@ def upgrade_schema(engine: Engine) -> None:
 
     Of several processes one does it, and the others wait for the lock in `migrations/env.py`.
     """
-    alembic_config.attributes["engine"] = engine
+    alembic_config.attributes["engine"] = engine  # for `migrations/env.py`
     try:
         command.upgrade(alembic_config, "head")
     except CommandError:  # Alembic does not know the version of the schema, which may be newer
-        with engine.connect() as connection:
-            if not schema_is_current(connection):
+        with Session(engine) as session:
+            if not schema_is_current(session):
                 raise
 
 
@@ -34,10 +35,10 @@ def older_versions() -> set[str]:
     return {script.revision for script in scripts.walk_revisions()} - {scripts.get_current_head()}
 
 
-def schema_is_current(connection: Connection) -> bool:
+def schema_is_current(session: Session) -> bool:
     """Return whether the schema has the newest version that this code knows, or an unknown one.
 
     An unknown one is newer: another host upgraded the schema, or this code was rolled back.
     """
-    version = MigrationContext.configure(connection).get_current_revision()
+    version = MigrationContext.configure(session.connection()).get_current_revision()
     return version is not None and version not in older_versions()

@@ -10,10 +10,10 @@ from sqlalchemy.exc import DBAPIError
 from sqlmodel import SQLModel
 
 from api.errors import Unavailable
-from api.handlers import first_line, is_outage
+from api.outages import first_line, is_outage
 from api.postgresql import watch_connections
-from api.problems import check_parameters
-from api.routes import OpenRoute
+from api.problems import refuse_unknown_parameters
+from api.route_classes import OpenRoute
 from api.schema import schema_is_current, upgrade_schema
 from config import settings
 from database import engine, read_apart, reading_engine, replica_engine
@@ -50,7 +50,7 @@ class State(SQLModel):
 
 
 router = APIRouter(
-    tags=["service"], route_class=OpenRoute, dependencies=[Depends(check_parameters)]
+    tags=["service"], route_class=OpenRoute, dependencies=[Depends(refuse_unknown_parameters)]
 )
 
 
@@ -65,9 +65,7 @@ async def health() -> State:
 @router.get("/ready")
 async def ready() -> State:
     """Return that the database answers and its schema is current. If not, `detail` says why."""
-    if not await read_apart(
-        reading_engine, lambda session: schema_is_current(session.connection())
-    ):
+    if not await read_apart(reading_engine, schema_is_current):
         raise Unavailable(
             "The schema of the database is not the newest: run `python manage.py migrate`"
         )

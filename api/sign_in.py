@@ -12,18 +12,18 @@ from pydantic import SecretStr, StringConstraints
 from sqlmodel import Field, SQLModel, col, select
 
 from api.clock import now
-from api.errors import BEARER, ApiError, Forbidden, SignInIsOff, Unauthorized
+from api.errors import ApiError, Forbidden, SignInIsOff, Unauthorized
 from api.field_types import MAX_INTEGER, NO_NUL, Id
 from api.middleware import limit_receive
 from api.passwords import TooManyGuesses, dummy_hash, is_password
-from api.problems import check_parameters
-from api.routes import OpenRoute
+from api.problems import refuse_unknown_parameters
+from api.route_classes import OpenRoute
 from config import settings
 from database import read_apart, reading_engine
-from models import PUBLIC, User
+from models import ALL_FIELDS_ARE_SENT, User
 
 FORM = "application/x-www-form-urlencoded"
-MAX_FORM_SIZE = 8 * 1024  # bytes
+MAX_FORM_SIZE = 8 * 1024  # bytes, as `LargeForm` says
 
 
 class SignIn(SQLModel):
@@ -44,7 +44,7 @@ class SignIn(SQLModel):
 class Token(SQLModel):
     """What a client gets when it has signed in (RFC 6749, 5.1)."""
 
-    model_config = PUBLIC
+    model_config = ALL_FIELDS_ARE_SENT
 
     access_token: str
     token_type: str = "bearer"  # noqa: S105  # no secret: it says how to send the token
@@ -58,7 +58,7 @@ class Claims(SQLModel):
     version: Id
 
 
-class WrongSignIn(ApiError, status=401, **BEARER):
+class WrongSignIn(Unauthorized, status=401):
     """The username or the password is wrong."""
 
 
@@ -66,8 +66,8 @@ class BadForm(ApiError, status=400):
     """The form has too many fields."""
 
 
-class LargeForm(ApiError, status=413, meaning=f"The body is over {MAX_FORM_SIZE} bytes"):
-    """The form has more bytes than a sign-in needs."""
+class LargeForm(ApiError, status=413):
+    """The body is over 8192 bytes."""
 
 
 class OtherForm(ApiError, status=415):
@@ -97,7 +97,9 @@ class FormRoute(OpenRoute):
         return check_and_handle
 
 
-router = APIRouter(tags=["users"], route_class=FormRoute, dependencies=[Depends(check_parameters)])
+router = APIRouter(
+    tags=["users"], route_class=FormRoute, dependencies=[Depends(refuse_unknown_parameters)]
+)
 
 
 def secret_key() -> str:

@@ -97,10 +97,7 @@ def sort_page(
 
 
 def sort_by(
-    statement: Select[Any],
-    columns: list[Any],
-    sort: str,
-    last: tuple[Any, ...] | None = None,
+    statement: Select[Any], columns: list[Any], sort: str, last: tuple[Any, ...] | None = None
 ) -> Select[Any]:
     """Return the SELECT sorted by the columns, of the rows after their last values, if any."""
     direction, compare = (desc, lt) if sort.startswith("-") else (asc, gt)
@@ -125,10 +122,7 @@ def sort_by_due_at(
     dated, undated = statement.where(due_at.is_not(None)), statement.where(due_at.is_(None))
     if last is not None and last[0] is None:
         return sort_by(undated, [task_id], sort, last[1:])
-    reads = (
-        sort_by(dated, [due_at, task_id], sort, last),
-        sort_by(undated, [task_id], sort),
-    )
+    reads = (sort_by(dated, [due_at, task_id], sort, last), sort_by(undated, [task_id], sort))
     both = union_all(*(read.limit(limit).subquery().select() for read in reads)).subquery()
     dated_first = both.select().order_by(both.c.due_at.is_(None))
     return sort_by(dated_first, [both.c.due_at, both.c.id], sort)

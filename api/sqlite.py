@@ -38,15 +38,19 @@ ENGINE_OPTIONS: dict[str, Any] = {
         "isolation_level": None,  # each statement is a transaction of its own, until `begin`
         "timeout": settings.database_pool_timeout,
     },
-    # The one more is for the only request that writes: see `limits` in `engines.py`.
-    "pool_size": settings.database_pool_size + 1,
+    "pool_size": settings.database_pool_size + 1,  # one more, for the writer
 }
 
 
+def listen(engine: Engine) -> None:
+    """Prepare each new connection of an engine."""
+    event.listen(engine, "connect", prepare)
+
+
 def prepare(connection: SqliteConnection, _record: object) -> None:
-    """Set what SQLite forgets when a connection ends."""
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = FULL")
+    """Prepare a new connection."""
+    connection.execute("PRAGMA journal_mode = WAL")  # readers do not wait for the writer
+    connection.execute("PRAGMA synchronous = FULL")  # a commit survives a power cut
     connection.execute("PRAGMA foreign_keys = ON")
     # Its own lower(), by which text is compared ignoring case, knows only the letters A to Z.
     connection.create_function("lower", 1, lambda text: text and text.lower(), deterministic=True)
@@ -54,8 +58,3 @@ def prepare(connection: SqliteConnection, _record: object) -> None:
         # Every 100 steps SQLite asks whether to end the statement. Only 100: to search one long
         # text is one step.
         connection.set_progress_handler(lambda: monotonic() > connection.deadline, 100)
-
-
-def listen(engine: Engine) -> None:
-    """Let an engine prepare each of its new connections."""
-    event.listen(engine, "connect", prepare)

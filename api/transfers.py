@@ -2,28 +2,27 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Path, Query, Request
+from fastapi import APIRouter, Body, Query, Request
 
-from api.errors import ApiError, NotFound
+from api.errors import ApiError
 from api.filters import NOT_IN_TRASH
-from api.locks import lock_owners, lock_row
+from api.locks import find_and_lock, lock_owners
 from api.pages import Page, PageQuery, read_page
-from api.public import find_task
-from api.routes import ApiRoute
+from api.public import TaskId, find_task
+from api.route_classes import ApiRoute
 from api.sign_in import CurrentUserDep
 from api.versions import TaskResponse
 from config import settings
 from database import SessionDep
-from models import Task, TaskPublic, Transfer, TransferCreate, TransferPublic
+from models import Task, Transfer, TransferCreate, TransferPublic
 
 
 class NotTheirs(ApiError, status=409):
     """The task does not belong to `from_user_id`."""
 
 
-TaskId = Annotated[int, Path(description="The id of the task"), NotFound]
 # With sign-in, who creates a task owns it, so the example of the model does not fit a new one.
-FROM_CREATOR = Body(
+EXAMPLE = Body(
     openapi_examples={"from user 1 to user 2": {"value": {"from_user_id": 1, "to_user_id": 2}}}
     if settings.secret_key
     else None
@@ -35,16 +34,16 @@ router = APIRouter(prefix="/tasks/{task_id:id}", tags=["tasks"], route_class=Api
 @router.post("/transfer")
 def transfer_task(
     task_id: TaskId,
-    transfer_create: Annotated[TransferCreate, FROM_CREATOR, NotTheirs],
+    transfer_create: Annotated[TransferCreate, EXAMPLE, NotTheirs],
     current_user: CurrentUserDep,
     session: SessionDep,
-) -> TaskResponse[TaskPublic]:
+) -> TaskResponse:
     """Give a task that is owned by one user to another, where null is nobody, and record it.
 
     The user who gets it has to exist.
     """
-    lock_owners(session, [(("body", "to_user_id"), transfer_create.to_user_id)])
-    task = lock_row(session, Task, task_id, NOT_IN_TRASH)
+    lock_owners(session, {("body", "to_user_id"): transfer_create.to_user_id})
+    task = find_and_lock(session, Task, task_id, NOT_IN_TRASH)
     if task.owner_id != transfer_create.from_user_id:
         raise NotTheirs
     task.change({"owner_id": transfer_create.to_user_id})

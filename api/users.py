@@ -11,25 +11,16 @@ from sqlmodel import Session, col, insert, literal, null, select, update
 
 from api.clock import now
 from api.errors import ApiError, NotFound, SignInIsOff, Unauthorized
-from api.handlers import first_line
-from api.locks import lock_admins, lock_ids, lock_row
+from api.locks import find_and_lock, lock_admins, lock_ids
+from api.outages import first_line
 from api.pages import Page, PageQuery, TaskQuery, read_page
 from api.passwords import TooManyGuesses, hash_password, is_password
 from api.public import Created, PublicResponse, to_public
-from api.routes import ApiRoute
+from api.route_classes import ApiRoute
 from api.sign_in import CurrentAdminDep, CurrentUserDep, require_admin
 from config import settings
 from database import SessionDep, read_apart, reading_engine
-from models import (
-    Task,
-    TaskPublic,
-    Transfer,
-    User,
-    UserCreate,
-    UserDeleted,
-    UserPublic,
-    UserUpdate,
-)
+from models import Task, TaskPublic, Transfer, User, UserCreate, UserDeleted, UserPublic, UserUpdate
 
 
 class UserTaken(ApiError, status=409):
@@ -95,14 +86,11 @@ def read_user(user_id: UserId, session: SessionDep) -> PublicResponse[UserPublic
 
 @router.get("/{user_id:id}/tasks")
 def read_tasks_of_user(
-    user_id: UserId,
-    query: Annotated[TaskQuery, Query()],
-    request: Request,
-    session: SessionDep,
+    user_id: UserId, query: Annotated[TaskQuery, Query()], request: Request, session: SessionDep
 ) -> Page[TaskPublic]:
     """List the tasks of one user, with the filters, orders and pages of all tasks."""
     find_user(session, user_id)
-    return read_page(session, request, query, Task, TaskPublic, owner_id=user_id)
+    return read_page(session, request, query, owner_id=user_id)
 
 
 # To change these of their own accounts, users have to know the current password.
@@ -171,7 +159,7 @@ def update_user(
     if changes.get("is_active") is False or changes.get("is_admin") is False:
         require_other_admin(session, user_id)
     require_still_admin(session, current_user)
-    user = lock_row(session, User, user_id)
+    user = find_and_lock(session, User, user_id)
     if checked_hash is not None and checked_hash != user.password_hash:
         raise wrong_password()  # another request has changed it meanwhile
     user.sqlmodel_update(changes)
@@ -191,7 +179,7 @@ def delete_user(
     """
     require_other_admin(session, user_id)
     require_still_admin(session, current_admin)
-    user = lock_row(session, User, user_id)
+    user = find_and_lock(session, User, user_id)
     disown_tasks(session, user, current_admin)
     session.delete(user)
     session.commit()
@@ -200,7 +188,7 @@ def delete_user(
 
 def disown_tasks(session: Session, user: User, by_user: User | None) -> None:
     """Transfer all tasks of a user to nobody, however many they are, by two statements."""
-    of_user = with_parent(user, User.tasks)  # type: ignore[arg-type]
+    of_user = with_parent(user, User.tasks)  # type: ignore[arg-type]  # `user.tasks`, as a condition
     lock_ids(session, Task, of_user)  # or another request could transfer one between both
     transfer = {
         "task_id": col(Task.id),

@@ -13,11 +13,11 @@ from models import Task, TaskPublic
 ETAG = document_header("ETag", "The version of the task, in quotes")
 
 
-class NotModified(ApiError, status=304, model=None, documented=ETAG):
+class NotModified(ApiError, status=304, model=None, documented_headers=ETAG):
     """The task still has this version."""
 
 
-class OtherVersion(ApiError, status=412, documented=ETAG):
+class OtherVersion(ApiError, status=412, documented_headers=ETAG):
     """The task has another version."""
 
 
@@ -29,9 +29,7 @@ IfMatch = Annotated[
     OtherVersion,
 ]
 IfNoneMatch = Annotated[
-    Etags | None,
-    Header(description="Send the task only if its `ETag` is not in this"),
-    NotModified,
+    Etags | None, Header(description="Send the task only if its `ETag` is not in this"), NotModified
 ]
 
 
@@ -55,14 +53,14 @@ def require_version(task: Task, if_match: list[str] | None) -> None:
         raise OtherVersion(headers=etag(task))
 
 
-def require_modified(task: Task | Row[Any], if_none_match: list[str] | None) -> None:
+def stop_if_known(task: Task | Row[Any], if_none_match: list[str] | None) -> None:
     """Raise 304 if the client has this version of the task (RFC 9110, 13.1.2)."""
     # A proxy that compresses marks versions with `W/` (RFC 9110, 8.8.3).
     if if_none_match and has_version([each.replace("W/", "") for each in if_none_match], task):
         raise NotModified(headers=etag(task))
 
 
-class TaskResponse(PublicResponse[Public]):
+class Versioned(PublicResponse[Public]):
     """A response with a task, or a row with its fields, and with its version as its `ETag`."""
 
     documented_headers = ETAG
@@ -72,7 +70,7 @@ class TaskResponse(PublicResponse[Public]):
         super().__init__(to_public(TaskPublic, task), headers=etag(task))
 
 
-class CreatedTask(Created[Public]):
+class CreatedVersion(Created[Public]):
     """The same for a task that a request has created."""
 
     documented_headers = LOCATION | ETAG
@@ -81,3 +79,8 @@ class CreatedTask(Created[Public]):
         """Take the request and the task."""
         super().__init__(request, TaskPublic, task)
         self.headers.update(etag(task))
+
+
+# The brackets are for FastAPI's documentation: see `PublicResponse`.
+TaskResponse = Versioned[TaskPublic]
+CreatedTask = CreatedVersion[TaskPublic]

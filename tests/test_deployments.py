@@ -146,7 +146,7 @@ def test_a_broken_version_keeps_the_old_one_until_it_is_mended(copy: Path) -> No
     failing = FAILING_MIGRATION.format(newest=newest_migration(copy))
     broken = {
         copy / "main.py": "def",
-        copy / "queries.py": "import nowhere",
+        copy / "api/filters.py": "import nowhere",
         copy / ".env": "DATABASE_URL=mysql://host/tasks",
         migration: failing,
     }

@@ -15,7 +15,11 @@ from servers import ROOT, ApiServer, connect, run_postgresql
 from sqlalchemy import Engine, insert, inspect, make_url, select, text
 
 from api.passwords import hasher
+from config import settings
 from models import User
+
+# The app in this process is open, also where `.env` is that of a team.
+settings.secret_key = None
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:

@@ -1,5 +1,6 @@
 """The URLs of databases, as hosting providers give them, made ready for SQLAlchemy."""
 
+import re
 from contextlib import suppress
 from typing import Annotated
 
@@ -9,29 +10,22 @@ from pydantic import AfterValidator, SecretStr
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
-# What the URLs begin with, and the driver for each.
-DRIVERS = {
-    "sqlite": "sqlite",
-    "postgres": "postgresql+psycopg2",
-    "postgresql": "postgresql+psycopg2",
-    "postgresql+psycopg2": "postgresql+psycopg2",
-}
-
 
 def check_database_url(database_url: SecretStr) -> SecretStr:
     """Return the URL with its driver; raise ValueError for a URL that cannot work."""
-    url = parse_url(database_url.get_secret_value())
-    if url.drivername not in DRIVERS:
-        raise ValueError("must begin with sqlite:///, postgres:// or postgresql://")
-    url = url.set(drivername=DRIVERS[url.drivername])
+    secret = database_url.get_secret_value()
+    url = parse_url(re.sub(r"^postgres(ql)?(\+psycopg2)?:", "postgresql:", secret))
     if url.drivername == "sqlite":
         if url.host or url.database in (None, "", ":memory:"):
             raise ValueError("must name a file, as in sqlite:///tasks.db")
-    elif database_url.get_secret_value().count("@") > 1 or "@" in str(url.database):
+        return SecretStr(secret)
+    if url.drivername != "postgresql":
+        raise ValueError("must begin with sqlite:///, postgres:// or postgresql://")
+    if secret.count("@") > 1 or "@" in str(url.database):
         # Else some of the password would be taken for the host, and errors name the host.
         raise ValueError("must have %40 for @, and %2F for /, in the user's name or password")
-    else:
-        require_known_options(url)
+    url = url.set(drivername="postgresql+psycopg2")
+    require_known_options(url)
     return SecretStr(url.render_as_string(hide_password=False))
 
 
@@ -42,7 +36,7 @@ def parse_url(database_url: str) -> URL:
     """Return the URL, which may name several hosts; raise ValueError for a text that is no URL."""
     options = {}
     with suppress(ProgrammingError, UnicodeError):
-        options = parse_dsn(database_url.replace("+psycopg2", "", 1))
+        options = parse_dsn(database_url)
     try:
         if "," not in options.get("host", ""):
             return make_url(database_url)

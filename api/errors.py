@@ -47,25 +47,28 @@ class ApiError(HTTPException):
     status: ClassVar[int]
     documentation: ClassVar[dict[str, Any]] = {}  # as the `responses` of FastAPI have it
     sent_headers: ClassVar[dict[str, str]] = {}
+    usual_detail: ClassVar[str]
 
     def __init_subclass__(  # called for each class, as in `class NotFound(ApiError, status=404)`
         cls,
         status: int,
+        detail: str = "",
         model: type[SQLModel] | None = ErrorMessage,
         documented_headers: Headers | None = None,
         sent_headers: dict[str, str] | None = None,
     ) -> None:
         """Take the status code, the model of the body, and the headers, documented and sent."""
+        description = str(cls.__doc__).removesuffix(".")
         headers = documented_headers or cls.documentation.get("headers")
-        parts = {"model": model, "headers": headers}
+        parts = {"description": description, "model": model, "headers": headers}
         cls.documentation = {name: part for name, part in parts.items() if part}
-        cls.documentation["description"] = str(cls.__doc__).removesuffix(".")
         cls.status, cls.sent_headers = status, sent_headers or cls.sent_headers
+        cls.usual_detail = detail or description
 
     def __init__(self, detail: object = None, headers: dict[str, str] | None = None) -> None:
-        """Say in `detail` what is wrong, if that is more than the documentation says."""
-        description = self.documentation["description"]
-        super().__init__(self.status, detail or description, self.sent_headers | (headers or {}))
+        """Say in `detail` what is wrong, if that is more than the class says."""
+        headers = self.sent_headers | (headers or {})
+        super().__init__(self.status, detail or self.usual_detail, headers)
 
 
 class BadBody(ApiError, status=400):
@@ -75,6 +78,7 @@ class BadBody(ApiError, status=400):
 class Unauthorized(
     ApiError,
     status=401,
+    detail="Not signed in",
     documented_headers=document_header("WWW-Authenticate", "`Bearer`"),
     sent_headers={"WWW-Authenticate": "Bearer"},  # RFC 6750, 3
 ):
@@ -89,7 +93,7 @@ class NotFound(ApiError, status=404):
     """There is no such task, user or tag."""
 
 
-class SignInIsOff(ApiError, status=404):
+class SignInIsOff(ApiError, status=404, detail="Sign-in is off"):
     """`SECRET_KEY` is not set."""
 
 

@@ -105,7 +105,7 @@ router = APIRouter(
 def secret_key() -> str:
     """Return the key that signs tokens; raise 404 where sign-in is off."""
     if settings.secret_key is None:
-        raise SignInIsOff("Sign-in is off")
+        raise SignInIsOff
     return settings.secret_key.get_secret_value()
 
 
@@ -158,10 +158,10 @@ async def require_user(
             )
         )
     except (jwt.InvalidTokenError, ValueError):  # the latter of `Claims`
-        raise Unauthorized("Not signed in") from None
+        raise Unauthorized from None
     user = await find_active(col(User.id) == claims.sub, col(User.token_version) == claims.version)
     if user is None:
-        raise Unauthorized("Not signed in")
+        raise Unauthorized
     return user
 
 

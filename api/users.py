@@ -31,7 +31,7 @@ class LastAdmin(ApiError, status=409):
     """Nobody else is an active administrator."""
 
 
-class WrongPassword(ApiError, status=403):
+class WrongPassword(ApiError, status=403, detail="`current_password` is not the current password"):
     """Not allowed, or `current_password` is wrong."""
 
 
@@ -74,7 +74,7 @@ async def read_member(
 ) -> PublicResponse[UserPublic]:
     """Return who is signed in."""
     if current_user is None:
-        raise SignInIsOff("Sign-in is off")
+        raise SignInIsOff
     return PublicResponse(to_public(UserPublic, current_user))
 
 
@@ -98,12 +98,11 @@ CREDENTIALS = {"username", "email", "password"}
 
 
 async def check_current_password(
-    user_id: UserId, user_update: UserUpdate, request: Request, current_user: CurrentUserDep
+    user_id: int, user_update: UserUpdate, request: Request, current_user: User | None
 ) -> str | None:
     """Return the hash of the current password if the change needs the password.
 
-    Raise 403 if it is wrong or the change is not allowed, 404 without the user, and 429 and 503 as
-    `is_password` does.
+    Raise 403 if it is wrong or the change is not allowed, and 429 and 503 as `is_password` does.
     """
     sent = user_update.model_fields_set
     is_own = current_user is not None and current_user.id == user_id
@@ -121,33 +120,35 @@ async def check_current_password(
     if current is MISSING or not await is_password(
         request, user.username, current.get_secret_value(), user.password_hash
     ):
-        raise wrong_password()
+        raise WrongPassword
     return user.password_hash
 
 
-CheckedHash = Annotated[str | None, Depends(check_current_password), WrongPassword, TooManyGuesses]
-
-
 async def changes_of_user(
-    user_update: UserUpdate,
-    request: Request,
-    _checked_hash: CheckedHash,  # so that it is checked before the new password is hashed
-) -> dict[str, Any]:
-    """Return what to change; a new password is hashed before a session holds a connection."""
+    user_id: UserId, user_update: UserUpdate, request: Request, current_user: CurrentUserDep
+) -> tuple[dict[str, Any], str | None]:
+    """Return what to change, and the hash that was checked, if it had to be.
+
+    Passwords are hashed before a session holds a connection.
+    """
+    checked_hash = await check_current_password(user_id, user_update, request, current_user)
     changes = user_update.model_dump(exclude={"password", "current_password"})
     if user_update.password is not MISSING:
         password = user_update.password.get_secret_value()
         changes["password_hash"] = await hash_password(request, password)
-    return changes
+    return changes, checked_hash
+
+
+ChangesDep = Annotated[
+    tuple[dict[str, Any], str | None],
+    Depends(changes_of_user),
+    *(WrongPassword, TooManyGuesses, UserTaken, LastAdmin),
+]
 
 
 @router.patch("/{user_id:id}")
 def update_user(
-    user_id: UserId,
-    changes: Annotated[dict[str, Any], Depends(changes_of_user), UserTaken, LastAdmin],
-    checked_hash: CheckedHash,
-    current_user: CurrentUserDep,
-    session: SessionDep,
+    user_id: UserId, changes_of: ChangesDep, current_user: CurrentUserDep, session: SessionDep
 ) -> PublicResponse[UserPublic]:
     """Change the fields that are sent, and only those. Null clears `full_name`.
 
@@ -156,12 +157,13 @@ def update_user(
     and `is_admin`, and the last active one can be neither deactivated nor demoted. A new password
     or `"is_active": false` ends all tokens of the user.
     """
+    changes, checked_hash = changes_of
     if changes.get("is_active") is False or changes.get("is_admin") is False:
         require_other_admin(session, user_id)
     require_still_admin(session, current_user)
     user = find_and_lock(session, User, user_id)
-    if checked_hash is not None and checked_hash != user.password_hash:
-        raise wrong_password()  # another request has changed it meanwhile
+    if checked_hash not in (None, user.password_hash):
+        raise WrongPassword  # another request has changed it meanwhile
     user.sqlmodel_update(changes)
     if "password_hash" in changes or not user.is_active:
         user.token_version += 1
@@ -203,11 +205,6 @@ def disown_tasks(session: Session, user: User, by_user: User | None) -> None:
     session.exec(update(Task).where(of_user).values(changes))
 
 
-def wrong_password() -> WrongPassword:
-    """Return the error for a client who does not know the current password."""
-    return WrongPassword("`current_password` is not the current password")
-
-
 def require_other_admin(session: Session, user_id: int) -> None:
     """Raise 409 if no other user is an active administrator. Without sign-in, none is needed."""
     if settings.secret_key and lock_admins(session) == [user_id]:
@@ -228,7 +225,7 @@ def require_still_admin(session: Session, current_user: User | None) -> None:
         col(User.is_admin),
     )
     if session.exec(statement).first() is None:
-        raise Unauthorized("Not signed in")
+        raise Unauthorized
 
 
 def find_user(session: Session, user_id: int) -> User:

@@ -27,8 +27,8 @@ MIN_SECRET_LENGTH = 32
 
 def require_postgresql(replica_url: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
     """Refuse a replica if it or the database itself is SQLite."""
-    urls = [replica_url, info.data.get("database_url")] if replica_url else []
-    if any(url and url.get_secret_value().startswith("sqlite") for url in urls):
+    urls = (replica_url, info.data.get("database_url"))
+    if replica_url and any(url and url.get_secret_value().startswith("sqlite") for url in urls):
         raise ValueError("must be a PostgreSQL replica of a PostgreSQL DATABASE_URL")
     return replica_url
 

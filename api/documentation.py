@@ -1,4 +1,4 @@
-"""The documentation: what it says about the API, and the page that shows it, by Swagger UI."""
+"""The documentation: its text, and the page that shows it, whose files come from the API itself."""
 
 from base64 import b64encode
 from hashlib import sha256

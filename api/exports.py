@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 from fastapi.responses import StreamingResponse
 from pydantic_core import to_json, to_jsonable_python
-from sqlalchemy import Row, bindparam
+from sqlalchemy import Engine, Row
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlmodel import Field, Session, col
@@ -27,7 +27,7 @@ from api.route_classes import ApiRoute
 from database import SessionDep, read_apart
 from models import Task, TaskPublic
 
-PAGE = 200  # tasks, so that long descriptions of all of them take some megabytes
+PAGE_SIZE = 200  # tasks, so that long descriptions of all of them take some megabytes
 
 
 class ExportFormat(StrEnum):
@@ -83,7 +83,7 @@ class ExportResponse(StreamingResponse):
     """A response that is cut when the database fails, so that no client takes it for complete."""
 
     async def stream_response(self, send: Send) -> None:
-        """Send all chunks; if the database fails, all but the last, which is empty."""
+        """Send all chunks; if the database fails, all but the empty last one, which ends a body."""
         try:
             await super().stream_response(send)
         except PoolTimeoutError as error:
@@ -116,33 +116,30 @@ def export_tasks(query: Annotated[ExportQuery, Query()], session: SessionDep) ->
     A task that matches from the beginning to the end is in it once, whatever is changed meanwhile.
     If the database goes away or is too busy, the transfer is cut, and a client of HTTP notices it.
     """
-    # No endpoint that yields, as FastAPI has it for bytes: it would begin the response before the
-    # first read, so an outage could not be answered by 503.
+    # FastAPI could stream what an endpoint yields, but the response would begin before the first
+    # read, so an outage could not be answered by 503.
+    page, last_id = read_export(session, query, after=0)
+    engine: Any = session.get_bind()
     return ExportResponse(
-        stream(session, query),
+        stream(engine, query, page, last_id),
         media_type=MEDIA_TYPES[query.format],
         headers={"Content-Disposition": f'attachment; filename="tasks.{query.format}"'},
     )
 
 
-def stream(session: Session, query: ExportQuery) -> AsyncIterator[bytes]:
-    """Read the first page of an export, and return the iterator that reads and yields the rest.
+def read_export(session: Session, query: ExportQuery, after: int) -> tuple[bytes, int | None]:
+    """Return the page after an id as it is sent, and its last id if others may follow."""
+    matching = select_matching(Task, TaskPublic, query).where(col(Task.id) > after)
+    rows = session.connection().execute(matching.order_by(col(Task.id)).limit(PAGE_SIZE)).all()
+    return WRITERS[query.format](rows), rows[-1].id if len(rows) == PAGE_SIZE else None
 
-    Between two reads, no connection is held and no transaction is open.
-    """
-    matching = select_matching(Task, TaskPublic, query).where(col(Task.id) > bindparam("after"))
-    statement = matching.order_by(col(Task.id)).limit(PAGE)
-    engine: Any = session.get_bind()
 
-    def read(session: Session, after: int) -> tuple[bytes, int | None]:
-        """Return a page as it is sent, and its last id if others may follow."""
-        rows = session.connection().execute(statement, {"after": after}).all()
-        return WRITERS[query.format](rows), rows[-1].id if len(rows) == PAGE else None
-
-    async def pages(page: bytes, last: int | None) -> AsyncIterator[bytes]:
-        yield HEADS[query.format] + page
-        while last is not None:
-            page, last = await read_apart(engine, partial(read, after=last))
-            yield page
-
-    return pages(*read(session, after=0))
+async def stream(
+    engine: Engine, query: ExportQuery, page: bytes, last_id: int | None
+) -> AsyncIterator[bytes]:
+    """Yield the first page, and all others. While they are sent, no connection is held."""
+    yield HEADS[query.format] + page
+    while last_id is not None:
+        read = partial(read_export, query=query, after=last_id)
+        page, last_id = await read_apart(engine, read)
+        yield page

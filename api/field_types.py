@@ -30,7 +30,10 @@ Priority = Annotated[int, Field(ge=0, le=5), BeforeValidator(require_number)]
 
 
 def require_datetime(value: object) -> object:
-    """Refuse numbers and digits, which Pydantic would take for seconds since 1970."""
+    """Refuse numbers and digits, which Pydantic would take for seconds since 1970.
+
+    A date begins with its year and a `-`.
+    """
     if isinstance(value, datetime) or (isinstance(value, str) and value[4:5] == "-"):
         return value
     raise ValueError("must be a date and time with an offset, as in 2026-12-31T17:00:00Z")

@@ -36,11 +36,10 @@ def read_recent_tasks(
 @router.get("/stats")
 def read_stats(query: Annotated[TaskFilter, Query()], session: SessionDep) -> TaskStats:
     """Count the tasks that match all filters. If there is none, the average is null."""
-    average_priority = func.avg(Task.priority)
+    # count(*) FILTER (WHERE status = ...)
     by_status = [func.count().filter(col(Task.status) == status) for status in TaskStatus]
-    statement = select(
-        func.count(), func.count().filter(is_overdue()), average_priority, *by_status
-    )
+    overdue = func.count().filter(is_overdue())
+    statement = select(func.count(), overdue, func.avg(Task.priority), *by_status)
     row = session.exec(statement.select_from(Task).where(*query.conditions())).one()
     return TaskStats(
         total=row[0],

@@ -39,8 +39,8 @@ def is_outage(error: DBAPIError) -> bool:
     original = error.orig
     # Not their subclasses: an IntegrityError, for one, is a bug.
     if type(original) in (sqlite3.OperationalError, sqlite3.DatabaseError):
-        # Without a code, it is Python's own error for a text that is not UTF-8: a damaged file.
-        # By such a text `lower` of `sqlite.py` fails too, and then the code is SQLITE_ERROR.
+        # A text that is not UTF-8 is a damaged file. Python's own error for it has no code, and the
+        # `lower` of `sqlite.py` fails with SQLITE_ERROR.
         return (
             getattr(original, "sqlite_errorcode", None) != sqlite3.SQLITE_ERROR
             or str(original) == "user-defined function raised exception"

@@ -133,6 +133,7 @@ def read_rows(
     connection = session.connection()
     if query.count:
         matching = select_matching(table, public, query, **column_values)
+        # SELECT count(*) of the same rows
         counting = matching.with_only_columns(func.count(), maintain_column_froms=True)
         headers["X-Total-Count"] = str(connection.execute(counting).scalar_one())
     rows = connection.execute(select_page(table, public, query, **column_values)).all()

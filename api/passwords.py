@@ -22,11 +22,11 @@ dummy_hash = hasher.hash(token_urlsafe()) if settings.secret_key else ""
 
 # Two hashes at once leave the other CPUs to other requests: each takes one for a sixth of a second.
 two_at_once = Semaphore(2)
-# Threads of their own: the usual ones may all wait for the database.
+# Their threads are their own: FastAPI's may all wait for the database.
 hash_threads = CapacityLimiter(2)
 MAX_WAITING = 20  # requests
 
-# In the memory of each process. Each wrong password costs a hash, so few have to be kept.
+# In the memory of each process. They are few, since each costs a hash.
 guesses = FixedWindowRateLimiter(MemoryStorage())
 TEN_A_MINUTE = RateLimitItemPerMinute(10)
 
@@ -38,7 +38,7 @@ class TooManyGuesses(
 
 
 @asynccontextmanager
-async def turn_to_hash(request: Request) -> AsyncIterator[None]:
+async def wait_for_turn(request: Request) -> AsyncIterator[None]:
     """Wait until a password may be hashed.
 
     Raise 503 if too many requests wait already, or if the client has left meanwhile.
@@ -52,8 +52,8 @@ async def turn_to_hash(request: Request) -> AsyncIterator[None]:
 
 
 async def hash_password(request: Request, password: str) -> str:
-    """Return the hash of a password, to be stored; raise 503 as `turn_to_hash` does."""
-    async with turn_to_hash(request):
+    """Return the hash of a password, to be stored; raise 503 as `wait_for_turn` does."""
+    async with wait_for_turn(request):
         return await to_thread.run_sync(hasher.hash, password, limiter=hash_threads)
 
 
@@ -61,12 +61,12 @@ async def is_password(request: Request, username: str, password: str, password_h
     """Return whether the hash is that of the password.
 
     Raise 429 if ten wrong ones for this name came from this address in a minute, and 503 as
-    `turn_to_hash` does.
+    `wait_for_turn` does.
     """
     address = request.client.host if request.client else ""
     if not await guesses.test(TEN_A_MINUTE, username, address):
         raise TooManyGuesses  # without waiting for a turn
-    async with turn_to_hash(request):
+    async with wait_for_turn(request):
         # Counted as wrong until it is known to be right, or many could be tried at once.
         if not await guesses.hit(TEN_A_MINUTE, username, address):
             raise TooManyGuesses

@@ -24,7 +24,7 @@ logger = logging.getLogger("uvicorn.error")
 # read the first and the last day of the calendar. libpq sends it when it connects.
 os.environ["PGTZ"] = "UTC"
 
-# The connections that are in use, and when each last began to wait for an answer.
+# The connections in use, and when each last began to wait: `end_long_waits` reads it.
 waits: dict["PostgresqlConnection", float] = {}
 
 
@@ -37,7 +37,7 @@ class PostgresqlConnection(psycopg2.extensions.connection):
         return super().cursor(*args, **options)
 
     def begin(self) -> None:
-        """Let psycopg2 send BEGIN before the next statement."""
+        """Begin a transaction: with this, psycopg2 sends BEGIN before the next statement."""
         self.autocommit = False
 
     def commit(self) -> None:
@@ -152,7 +152,7 @@ def end_long_waits(max_wait: float) -> None:
     """
     for connection, begin in waits.copy().items():
         if monotonic() - begin > max_wait:
-            # Its thread may have closed it by now.
+            # psycopg2 cannot end a wait of another thread, which may have closed it by now.
             with (
                 suppress(OSError, psycopg2.Error),
                 socket.fromfd(connection.fileno(), socket.AF_INET, socket.SOCK_STREAM) as same,

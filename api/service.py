@@ -54,6 +54,7 @@ router = APIRouter(
 )
 
 
+# Some monitors send HEAD.
 @router.head("/health", include_in_schema=False)
 @router.get("/health")
 async def health() -> State:

@@ -83,7 +83,7 @@ class FormRoute(OpenRoute):
     body_errors = (BadForm, LargeForm, OtherForm)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Return the function that handles a request."""
+        """Return the function that checks a request, and then handles it as FastAPI does."""
         handle = super().get_route_handler()
 
         async def check_and_handle(request: Request) -> Response:
@@ -151,7 +151,7 @@ async def require_user(
     try:
         claims = Claims.model_validate(
             jwt.decode(
-                token or "",  # which is as invalid as any wrong token
+                token or "",  # no token is as invalid as any wrong one
                 secret_key(),
                 ["HS256"],
                 {"require": ["sub", "version", "exp"]},

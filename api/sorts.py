@@ -39,8 +39,8 @@ class TaskSort(StrEnum):
         return handler(schema) | {"x-enum-varnames": [*cls.__members__]}
 
 
-# What `after` holds for each field to sort by: the value and the id of the last row of a page. The
-# parts of a URL are text, so `Id` and `Priority`, which refuse text, cannot be used.
+# What `after` holds for each field to sort by, as `3,17` for the priority: the value and the id of
+# the last row of a page. Both are text in a URL, which `Id` and `Priority` would refuse.
 CursorId = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
 EmptyIsNone = BeforeValidator(lambda value: value or None)
 CURSORS: dict[str, TypeAdapter[Any]] = {
@@ -102,7 +102,7 @@ def sort_by(
     """Return the SELECT sorted by the columns, of the rows after their last values, if any."""
     direction, compare = (desc, lt) if sort.startswith("-") else (asc, gt)
     if last is not None:
-        statement = statement.where(compare(tuple_(*columns), last))
+        statement = statement.where(compare(tuple_(*columns), last))  # (priority, id) > (3, 17)
     return statement.order_by(*(direction(column) for column in columns))
 
 

@@ -48,7 +48,7 @@ async def user_to_create(user_create: UserCreate, request: Request) -> User:
 
 @router.post("", status_code=201)
 def create_user(
-    current_admin: CurrentAdminDep,
+    current_admin: CurrentAdminDep,  # first: nobody else has a password hashed
     user: Annotated[User, Depends(user_to_create), UserTaken],
     request: Request,
     session: SessionDep,
@@ -199,6 +199,7 @@ def disown_tasks(session: Session, user: User, by_user: User | None) -> None:
         "by_user_id": literal(by_user and by_user.id),
         "created_at": literal(now()),
     }
+    # INSERT INTO transfer (...) SELECT id, owner_id, NULL, ... FROM task WHERE ...
     transfers = select(*transfer.values()).where(of_user)
     session.exec(insert(Transfer).from_select([*transfer], transfers))
     changes = {"owner_id": None, "updated_at": now(), "version": Task.version + 1}
@@ -212,10 +213,7 @@ def require_other_admin(session: Session, user_id: int) -> None:
 
 
 def require_still_admin(session: Session, current_user: User | None) -> None:
-    """Raise 401 if the user stopped being an administrator while the request waited for a hash.
-
-    The guard would answer a deleted user so, too.
-    """
+    """Raise 401 if the user stopped being an administrator while the request waited for a hash."""
     if current_user is None or not current_user.is_admin:
         return
     statement = select(User.id).where(

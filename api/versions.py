@@ -21,7 +21,7 @@ class OtherVersion(ApiError, status=412, documented_headers=ETAG):
     """The task has another version."""
 
 
-# Documented as a string, since clients send the list in one header.
+# Documented as a string, since clients send the list in one header; several are one list.
 Etags = Annotated[list[str], WithJsonSchema({"type": "string"})]
 IfMatch = Annotated[
     Etags | None,

@@ -4,6 +4,7 @@ import sqlite3
 from math import inf
 from time import monotonic
 from typing import Any
+from weakref import proxy
 
 from sqlalchemy import Engine, event
 
@@ -55,6 +56,7 @@ def prepare(connection: SqliteConnection, _record: object) -> None:
     # Its own lower(), by which text is compared ignoring case, knows only the letters A to Z.
     connection.create_function("lower", 1, lambda text: text and text.lower(), deterministic=True)
     if settings.database_statement_timeout:
+        same = proxy(connection)  # with a reference to itself, it would never be closed
         # Every 100 steps SQLite asks whether to end the statement. Only 100: to search one long
         # text is one step.
-        connection.set_progress_handler(lambda: monotonic() > connection.deadline, 100)
+        connection.set_progress_handler(lambda: monotonic() > same.deadline, 100)

@@ -11,9 +11,9 @@ import typer
 from alembic.util import CommandError
 from fastapi import HTTPException
 from pydantic import SecretStr, ValidationError
-from sqlalchemy import Connection, Engine, Table, TableClause, inspect
+from sqlalchemy import Connection, Engine, Table, inspect
 from sqlalchemy.exc import DBAPIError
-from sqlmodel import Session, SQLModel, col, func, insert, literal, select, text
+from sqlmodel import Session, SQLModel, col, func, insert, select, text
 
 from api.database_urls import check_database_url
 from api.engines import open_engine
@@ -128,7 +128,7 @@ def copy_table(table: Table, source: Connection, target: Connection) -> int:
     number = 0
     result = source.execute(table.select())
     sqlite_connection: Any = source.connection.dbapi_connection
-    sqlite_connection.deadline = inf  # the statement ends when all is copied
+    sqlite_connection.deadline = inf  # this SELECT ends when all is copied
     for rows in result.mappings().partitions(1000):
         target.execute(insert(table), [dict(row) for row in rows])
         number += len(rows)
@@ -154,8 +154,26 @@ def open_named(name: str, url: str) -> Engine:
 def is_empty(database: Connection) -> bool:
     """Return whether no table has a row, except the one with the version of the schema."""
     names = set(inspect(database).get_table_names()) - {"alembic_version"}
-    statements = (select(literal(1)).select_from(TableClause(name)).limit(1) for name in names)
+    statements = (text(f'SELECT 1 FROM "{name}" LIMIT 1') for name in names)  # noqa: S608
     return not any(database.execute(statement).first() for statement in statements)
+
+
+def copy_database(from_engine: Engine, to_engine: Engine) -> dict[str, int]:
+    """Copy all tables, and return the number of rows of each; or end with one sentence."""
+    with Session(from_engine) as session:
+        if not schema_is_current(session):
+            sys.exit("The schema of FROM is not the newest: run `manage.py migrate` with it before")
+    with to_engine.connect() as target:
+        if not is_empty(target):
+            sys.exit("TO is not empty")
+    upgrade_schema(to_engine)
+    tables = SQLModel.metadata.sorted_tables
+    with from_engine.begin() as source, to_engine.begin() as target:
+        # So that nobody else fills them before the end.
+        target.execute(text("LOCK TABLE " + ", ".join(f'"{table.name}"' for table in tables)))
+        if not is_empty(target):
+            sys.exit("TO is not empty")
+        return {table.name: copy_table(table, source, target) for table in tables}
 
 
 @cli.command()
@@ -172,24 +190,12 @@ def copy(
         sys.exit("FROM must be SQLite, and TO PostgreSQL")
     if not Path(str(from_engine.url.database)).is_file():
         sys.exit("FROM does not exist")
-    with Session(from_engine) as session:
-        is_current = schema_is_current(session)
-    if not is_current:
-        sys.exit("The schema of FROM is not the newest: run `manage.py migrate` with it before")
-    with to_engine.connect() as target:
-        if not is_empty(target):
-            sys.exit("TO is not empty")
-    upgrade_schema(to_engine)
-    tables = SQLModel.metadata.sorted_tables
-    with from_engine.begin() as source, to_engine.begin() as target:
-        # So that nobody else fills them before the end.
-        target.execute(text("LOCK TABLE " + ", ".join(f'"{table.name}"' for table in tables)))
-        if not is_empty(target):
-            sys.exit("TO is not empty")
-        numbers = {table.name: copy_table(table, source, target) for table in tables}
+    try:
+        numbers = copy_database(from_engine, to_engine)
+    finally:
+        from_engine.dispose()  # which leaves it in one file
     for name, number in numbers.items():
         typer.echo(f"Copied {number} rows of {name}")
-    from_engine.dispose()  # which leaves it in one file
 
 
 def main() -> None:

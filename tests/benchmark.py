@@ -5,6 +5,8 @@ Each process is held on one core: the API on the first; wrk and PostgreSQL on th
 API has two workers, they may use both cores.
 
 `--beside DIR` compares it with another checkout of the project instead, in some three minutes.
+`--instructions` counts the instructions of a request instead, which no other load on the machine
+changes, in some five minutes.
 """
 
 import json
@@ -25,8 +27,18 @@ from statistics import median
 from tempfile import TemporaryDirectory
 
 import httpx2
+import instructions
 import psutil
-from servers import ROOT, ApiServer, alembic, connect, fill, listen_to_postgresql, run_postgresql
+from servers import (
+    ROOT,
+    ApiServer,
+    alembic,
+    connect,
+    environment,
+    fill,
+    listen_to_postgresql,
+    run_postgresql,
+)
 from sqlalchemy import make_url, text
 
 SIZES = (1_000, 100_000, 1_000_000)
@@ -333,9 +345,47 @@ def compare_checkouts(folder: Path, server_url: str, other: Path) -> None:
                     *both_and_ratio(ours.per_second, others.per_second),
                     *both_and_ratio(ours.cpu, others.cpu),
                 ]
-                for call, ours, others in compare(api, other_api)
+                for call, ours, others in compare(api, other_api, clients=16)
             ]
     print_table("database | call | requests/s | ratio | CPU, µs | ratio", lines)
+
+
+def count_instructions(
+    folder: Path, database_url: str, file: Path, calls: list[instructions.Call]
+) -> list[float]:
+    """Return how many thousands of instructions the app of a file needs for each of the calls."""
+    counts = folder / f"{file.stem}.counts"
+    valgrind = ["valgrind", "--quiet", "--tool=callgrind", "--dump-before=getpgrp"]
+    script = [sys.executable, instructions.__file__, str(file), json.dumps(calls)]
+    subprocess.run(
+        [*valgrind, f"--callgrind-out-file={counts}", *script],
+        cwd=folder,
+        env=environment(database_url, PYTHONHASHSEED="0"),
+        check=True,
+    )
+    texts = [Path(f"{counts}.{2 * number}").read_text() for number in range(1, len(calls) + 1)]
+    totals = [int(text.rpartition("totals: ")[2]) for text in texts]
+    return [total / instructions.COUNTED / 1000 for total in totals]
+
+
+def compare_instructions(folder: Path, server_url: str) -> None:
+    """Print how many instructions a request needs, and in brackets those of the textbook."""
+    calls: list[instructions.Call] = [
+        ("POST" if body else "GET", path, [json.dumps(body) if body else ""])
+        for path, body in CALLS.values()
+    ]
+    # Each request changes the task.
+    change: instructions.Call = ("PATCH", "/tasks/500", ['{"priority": 1}', '{"priority": 2}'])
+    lines = []
+    for database, [database_url] in databases(folder, server_url, [(ROOT, SIZES[0])]):
+        *ours, ours_of_change = count_instructions(folder, database_url, API, [*calls, change])
+        others = count_instructions(folder, database_url, TEXTBOOK, calls)
+        lines += [
+            [database, call, *both_and_ratio(own, other)]
+            for call, own, other in zip(CALLS, ours, others, strict=True)
+        ]
+        lines.append([database, "change", f"{ours_of_change:,.0f}", "-"])
+    print_table("database | call | instructions, thousands | ratio", lines)
 
 
 def measure_everything(folder: Path, server_url: str) -> None:
@@ -379,13 +429,17 @@ def main() -> None:
     parser.add_argument(
         "--beside", type=Path, metavar="DIR", help="another checkout to compare with"
     )
-    other = parser.parse_args().beside
-    if not shutil.which("wrk"):
-        sys.exit("wrk is missing: install it by `apt install wrk`")
+    parser.add_argument("--instructions", action="store_true", help="count those of a request")
+    options = parser.parse_args()
+    tool = "valgrind" if options.instructions else "wrk"
+    if not shutil.which(tool):
+        sys.exit(f"{tool} is missing: install it by `apt install {tool}`")
     os.sched_setaffinity(0, {1})  # what starts from here inherits it
     with TemporaryDirectory() as folder, run_postgresql() as postgresql:
-        if other:
-            compare_checkouts(Path(folder), postgresql.get_uri(), other.resolve())
+        if options.instructions:
+            compare_instructions(Path(folder), postgresql.get_uri())
+        elif options.beside:
+            compare_checkouts(Path(folder), postgresql.get_uri(), options.beside.resolve())
         else:
             measure_everything(Path(folder), postgresql.get_uri())
 

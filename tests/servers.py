@@ -181,7 +181,7 @@ def fill(engine: Engine, number: int) -> None:
         )
         INSERT INTO task (title, status, priority, due_at, owner_id,
                           created_at, updated_at, completed_at, deleted_at, version{names})
-        SELECT 'Task ' || i * 31 % :number,
+        SELECT 'Task ' || (i * 31 % :number),
                CASE i % 3 WHEN 0 THEN 'pending' WHEN 1 THEN 'in_progress' ELSE 'completed' END,
                i / 3 % 6, CASE WHEN i % 10 > 0 THEN {due} END, first + i % 5,
                {created}, {created}, CASE WHEN i % 3 = 2 THEN {created} END,

@@ -1,4 +1,4 @@
-"""Three calls of the API as textbooks write them, on the same tables, for the benchmark."""
+"""Three calls of the API as textbooks write them, on the same table, for the benchmark."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -6,26 +6,10 @@ from datetime import UTC, datetime
 from typing import Annotated
 
 from fastapi import Depends, FastAPI, HTTPException
-from pydantic import BeforeValidator
-from sqlalchemy import JSON, Column
-from sqlalchemy.orm import selectinload
-from sqlmodel import Field, Relationship, Session, SQLModel, create_engine, select
+from sqlmodel import JSON, Field, Session, SQLModel, create_engine, select
 
 # As many connections as the API has.
 engine = create_engine(os.environ["DATABASE_URL"], pool_pre_ping=True, pool_size=20, max_overflow=0)
-
-
-class TaskTag(SQLModel, table=True):
-    __tablename__ = "task_tag"
-
-    task_id: int | None = Field(default=None, foreign_key="task.id", primary_key=True)
-    tag_id: int | None = Field(default=None, foreign_key="tag.id", primary_key=True)
-
-
-class Tag(SQLModel, table=True):
-    id: int | None = Field(default=None, primary_key=True)
-    name: str
-    key: str
 
 
 class TaskBase(SQLModel):
@@ -37,10 +21,6 @@ class TaskBase(SQLModel):
 
 
 class Task(TaskBase, table=True):
-    # The API's copy of the names: a row needs some value of it, and a textbook does not read it.
-    __table_args__ = (Column("tags", JSON, nullable=False, default=[]),)
-    __mapper_args__ = {"exclude_properties": ["tags"]}
-
     id: int | None = Field(default=None, primary_key=True)
     owner_id: int | None = None
     created_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
@@ -48,19 +28,15 @@ class Task(TaskBase, table=True):
     completed_at: datetime | None = None
     deleted_at: datetime | None = None
     version: int = 1
-    tags: list[Tag] = Relationship(link_model=TaskTag)
+    tags: list[str] = Field(default=[], sa_type=JSON)
 
 
 class TaskCreate(TaskBase):
     tags: list[str] = []
 
 
-def tag_names(tags: list[Tag]) -> list[str]:
-    return sorted((tag.name for tag in tags), key=str.lower)
-
-
 class TaskPublic(TaskBase):
-    tags: Annotated[list[str], BeforeValidator(tag_names)]
+    tags: list[str]
     id: int
     owner_id: int | None
     created_at: datetime
@@ -80,15 +56,9 @@ SessionDep = Annotated[Session, Depends(get_session)]
 app = FastAPI()
 
 
-def find_or_create_tag(session: Session, name: str) -> Tag:
-    tag = session.exec(select(Tag).where(Tag.key == name.lower())).first()
-    return tag or Tag(name=name, key=name.lower())
-
-
 @app.post("/tasks", status_code=201, response_model=TaskPublic)
 def create_task(task_create: TaskCreate, session: SessionDep) -> Task:
-    tags = [find_or_create_tag(session, name) for name in task_create.tags]
-    task = Task.model_validate(task_create, update={"tags": tags})
+    task = Task.model_validate(task_create)
     session.add(task)
     session.commit()
     session.refresh(task)
@@ -97,8 +67,7 @@ def create_task(task_create: TaskCreate, session: SessionDep) -> Task:
 
 @app.get("/tasks", response_model=list[TaskPublic])
 def read_tasks(session: SessionDep, limit: int = 100) -> Sequence[Task]:
-    with_tags = selectinload(Task.tags)  # type: ignore[arg-type]  # else a statement for each task
-    return session.exec(select(Task).options(with_tags).limit(limit)).all()
+    return session.exec(select(Task).limit(limit)).all()
 
 
 @app.get("/tasks/{task_id}", response_model=TaskPublic)

@@ -228,8 +228,8 @@ def fill_with_long_tasks(file: Path, number: int) -> None:
                 SELECT 1 UNION ALL SELECT i + 1 FROM numbers WHERE i < :number
             )
             INSERT INTO task
-                (title, description, status, priority, created_at, updated_at, version)
-            SELECT 'Write the report', :description, 'pending', 0,
+                (title, description, status, priority, tags, created_at, updated_at, version)
+            SELECT 'Write the report', :description, 'pending', 0, '[]',
                 CURRENT_TIMESTAMP, CURRENT_TIMESTAMP, 1
             FROM numbers""",
             {"description": "a" * 10_000, "number": number},

@@ -8,7 +8,7 @@ from typing import Any
 import httpx2
 from servers import ApiServer
 from sqlalchemy import Engine
-from sqlmodel import Session
+from sqlmodel import Session, select
 
 import models
 
@@ -60,6 +60,19 @@ def add_user(client: httpx2.Client, engine: Engine, username: str, **fields: str
     """Put a user into the database, and return the user as the client sees it."""
     user: User = client.get(f"/users/{insert_user(engine, username, **fields)}").json()
     return user
+
+
+def assert_tags_agree_with_links(engine: Engine) -> None:
+    """Check that the tags in the row of each task are those that it is linked to."""
+    with Session(engine) as session:
+        tags = dict(session.exec(select(models.Task.id, models.Task.tags)).all())
+        links = select(models.TaskTag.task_id, models.Tag.name).join(models.Tag)
+        by_links: dict[int | None, list[str]] = {task_id: [] for task_id in tags}
+        for task_id, name in session.exec(links):
+            by_links[task_id].append(name)
+    assert tags == {
+        task_id: sorted(names, key=models.tag_key) for task_id, names in by_links.items()
+    }
 
 
 def sign_in(server: ApiServer, username: str, password: str = PASSWORD) -> httpx2.Client:

@@ -11,7 +11,7 @@ from unicodedata import normalize
 
 import httpx2
 import pytest
-from calls import PASSWORD, add_user
+from calls import PASSWORD, add_user, assert_tags_agree_with_links
 from hypothesis import HealthCheck, settings, stateful
 from hypothesis import strategies as st
 from hypothesis.configuration import set_hypothesis_home_dir
@@ -459,6 +459,10 @@ class Sequences(stateful.RuleBasedStateMachine):
         for deleted in (False, True):
             self.compare_list("/tasks", {"deleted": deleted}, self.select(deleted=deleted))
         self.compare_list("/tags", {}, self.show_tags())
+
+    @invariant()
+    def tasks_have_the_tags_that_they_are_linked_to(self) -> None:
+        assert_tags_agree_with_links(self.engine)
 
     @rule(fields=NEW_TASKS, key=KEYS)
     def create_task(self, fields: Row, key: str | None) -> None:

@@ -1,12 +1,16 @@
 """What a client may rely on for tags: their names, the tasks that have them, and their changes."""
 
+import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
+from random import Random
 from typing import Any
 
 import httpx2
 import pytest
-from calls import Task, add_user, at_once, create, create_many
+from calls import Task, add_user, assert_tags_agree_with_links, at_once, create, create_many
+from servers import ApiServer
 from sqlalchemy import Engine
 
 OTHER_LISTS = ["/tasks/by-status/pending", "/tasks/recent"]
@@ -426,3 +430,90 @@ def test_a_tag_may_be_deleted_while_tasks_get_and_lose_it(client: httpx2.Client)
         ids = {tag["name"]: tag["id"] for tag in client.get("/tags").json()}
         statuses = {answer.status_code for answer in at_once(20, ask)}
         assert statuses == {200, 201, 404}  # 404 for whoever deletes second
+
+
+class Changers:
+    """Clients that change tasks and tags at random, and keep what was answered."""
+
+    def __init__(self, server: ApiServer, tasks: list[Task]) -> None:
+        self.server, self.tasks = server, tasks
+        self.end = time.monotonic() + 6
+        self.statuses: Counter[tuple[str, int]] = Counter()
+        self.shown: dict[tuple[int, int], set[str]] = {}  # tags, by the task and its version
+
+    def work(self, seed: int) -> None:
+        random = Random(seed)  # noqa: S311
+        with self.server.client() as client:
+            while time.monotonic() < self.end:
+                how = random.choice([name for name in dir(self) if name.startswith("send_")])
+                answer = getattr(self, how)(client, random)
+                self.statuses[how, answer.status_code] += 1
+                answers = answer.json() if isinstance(answer.json(), list) else [answer.json()]
+                for each in answers:
+                    if "version" in each:
+                        version = each["id"], each["version"]
+                        self.shown.setdefault(version, set()).add(str(each["tags"]))
+
+    def path(self, random: Random) -> str:
+        return f"/tasks/{random.choice(self.tasks)['id']}"
+
+    def names(self, random: Random) -> list[str]:
+        return random.sample(["a", "A", "b", "c", "D", "\u00c9", "e\u0301", "f g"], 3)
+
+    def tag_path(self, client: httpx2.Client, random: Random) -> str:
+        return f"/tags/{random.choice([0, *(tag['id'] for tag in client.get('/tags').json())])}"
+
+    def send_new(self, client: httpx2.Client, random: Random) -> httpx2.Response:
+        body = {"title": "new", "tags": self.names(random)}
+        return client.post("/tasks", json=body)
+
+    def send_many_new(self, client: httpx2.Client, random: Random) -> httpx2.Response:
+        body = [{"title": "new", "tags": self.names(random)} for _ in range(3)]
+        return client.post("/tasks/bulk", json=body)
+
+    def send_tags(self, client: httpx2.Client, random: Random) -> httpx2.Response:
+        return client.patch(self.path(random), json={"tags": self.names(random)})
+
+    def send_title(self, client: httpx2.Client, random: Random) -> httpx2.Response:
+        return client.put(self.path(random), json={"title": str(random.random())})
+
+    def send_many_tags(self, client: httpx2.Client, random: Random) -> httpx2.Response:
+        tasks = random.sample(self.tasks, 5)
+        body = [{"id": task["id"], "tags": self.names(random)} for task in tasks]
+        return client.patch("/tasks/bulk", json=body)
+
+    def send_name(self, client: httpx2.Client, random: Random) -> httpx2.Response:
+        body = {"name": random.choice([*self.names(random), "g", "h", "i", "j"])}
+        return client.patch(self.tag_path(client, random), json=body)
+
+    def send_deletion_of_tag(self, client: httpx2.Client, random: Random) -> httpx2.Response:
+        return client.delete(self.tag_path(client, random))
+
+    def send_deletion(self, client: httpx2.Client, random: Random) -> httpx2.Response:
+        path = self.path(random)
+        client.delete(path)
+        return client.post(f"{path}/restore")
+
+    def send_nothing(self, client: httpx2.Client, random: Random) -> httpx2.Response:
+        return client.get("/tasks", params={"tag": self.names(random)[0]})
+
+
+@pytest.mark.slow
+def test_tasks_have_the_tags_that_they_are_linked_to_after_many_changes_at_once(
+    client: httpx2.Client, engine: Engine, server: ApiServer
+) -> None:
+    changers = Changers(server, create_many(client, [{"title": "a", "tags": ["a", "b"]}] * 20))
+    logged = len(server.log.read_text())
+
+    with ThreadPoolExecutor(16) as threads:
+        list(threads.map(changers.work, range(16)))
+
+    print(engine.dialect.name, sorted(changers.statuses.items()))
+    log = server.log.read_text()[logged:]
+    assert_tags_agree_with_links(engine)
+    assert {len(different) for different in changers.shown.values()} == {1}
+    assert {status for _, status in changers.statuses} <= {200, 201, 404, 409, 503}
+    # Renames that swap two names wait for each other on PostgreSQL, which ends one of them.
+    unavailable = Counter(how for how, status in changers.statuses if status == 503)
+    assert unavailable.keys() <= {"send_name"}
+    assert log.count("deadlock detected") == changers.statuses["send_name", 503]

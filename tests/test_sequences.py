@@ -845,7 +845,8 @@ class Sequences(stateful.RuleBasedStateMachine):
                 self.record_transfer(task["id"], {"from_user_id": user_id, "to_user_id": None})
 
 
-@pytest.mark.parametrize("number", [1, pytest.param(30, marks=pytest.mark.slow)])
+# The first sequence is always the simplest one, so no random one.
+@pytest.mark.parametrize("number", [2, pytest.param(30, marks=pytest.mark.slow)])
 def test_random_sequences_are_answered_as_the_model_says(
     client: httpx2.Client, engine: Engine, tmp_path: Path, number: int
 ) -> None:

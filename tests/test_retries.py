@@ -203,10 +203,7 @@ def test_the_round_trips_of_a_bulk_call_do_not_grow_with_its_items(
             return sum(part.startswith(b"Q") for part in asked)
 
         begin_insert_commit, begin_select_update_commit = 3, 4
-        calls = begin_insert_commit + begin_select_update_commit
-        # SQLAlchemy reads the tags of 500 tasks at once.
-        assert count(1) == count(500) == calls + 1
-        assert count(1000) == calls + 2
+        assert count(1) == count(1000) == begin_insert_commit + begin_select_update_commit
 
 
 def retry(client: httpx2.Client, key: str, **body: object) -> httpx2.Response:

@@ -1,5 +1,6 @@
 """What a client may rely on for tags: their names, the tasks that have them, and their changes."""
 
+import json
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,8 @@ import pytest
 from calls import Task, add_user, assert_tags_agree_with_links, at_once, create, create_many
 from servers import ApiServer
 from sqlalchemy import Engine
+
+from api.tags import PORTION
 
 OTHER_LISTS = ["/tasks/by-status/pending", "/tasks/recent"]
 MANY = [f"tag {number:02}" for number in range(21)]
@@ -316,6 +319,30 @@ def test_a_deleted_tag_goes_from_all_tasks_and_they_stay(tagged: httpx2.Client) 
     assert tags(tagged) == {"Y": 2}
     create(tagged, tags=["x"])
     assert tag_id(tagged, "x") > number
+
+
+def test_a_new_name_and_a_deletion_reach_more_tasks_than_are_written_at_a_time(
+    client: httpx2.Client,
+) -> None:
+    for number in (1000, 1000, 1):
+        create_many(client, [{"title": "a", "tags": ["x", "y"]}] * number)
+    assert 2 * PORTION + 1 == 2001
+
+    def export() -> list[Task]:
+        return [json.loads(line) for line in client.get("/tasks/export").text.splitlines()]
+
+    states = [export()]
+    assert rename(client, "x", "z").json()["task_count"] == 2001
+    states.append(export())
+    client.delete(f"/tags/{tag_id(client, 'y')}").raise_for_status()
+    states.append(export())
+
+    for first, second, third in zip(*states, strict=True):
+        at = "updated_at"
+        assert second == first | {"tags": ["y", "z"], "version": 2, at: second[at]}
+        assert third == second | {"tags": ["z"], "version": 3, at: third[at]}
+        assert first[at] < second[at] < third[at]
+    assert len(states[0]) == 2001
 
 
 @pytest.mark.parametrize("number", [0, 10**9, 10**30])

@@ -3,10 +3,13 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Body, Query, Request
+from sqlalchemy.orm import with_parent
+from sqlmodel import Session, col, insert, literal, null, select, update
 
+from api.clock import now
 from api.errors import ApiError
 from api.filters import NOT_IN_TRASH
-from api.locks import find_and_lock, lock_owners
+from api.locks import find_and_lock, lock_ids, lock_owners
 from api.pages import Page, PageQuery, read_page
 from api.public import TaskId, find_task
 from api.route_classes import ApiRoute
@@ -14,7 +17,7 @@ from api.sign_in import CurrentUserDep
 from api.versions import TaskResponse
 from config import settings
 from database import SessionDep
-from models import Task, Transfer, TransferCreate, TransferPublic
+from models import Task, Transfer, TransferCreate, TransferPublic, User
 
 
 class NotTheirs(ApiError, status=409):
@@ -60,3 +63,21 @@ def read_transfers(
     """List the transfers of a task, the first one first, a page at a time."""
     find_task(session, task_id)
     return read_page(session, request, query, Transfer, TransferPublic, task_id=task_id)
+
+
+def transfer_to_nobody(session: Session, user: User, by_user: User | None) -> None:
+    """Transfer all tasks of a user to nobody, however many they are."""
+    of_user = with_parent(user, User.tasks)  # type: ignore[arg-type]  # `user.tasks`, as a condition
+    lock_ids(session, Task, of_user)  # or another request could transfer one between both
+    transfer = {
+        "task_id": col(Task.id),
+        "from_user_id": col(Task.owner_id),
+        "to_user_id": null(),
+        "by_user_id": literal(by_user and by_user.id),
+        "created_at": literal(now()),
+    }
+    # INSERT INTO transfer (...) SELECT id, owner_id, NULL, ... FROM task WHERE ...
+    transfers = select(*transfer.values()).where(of_user)
+    session.exec(insert(Transfer).from_select([*transfer], transfers))
+    changes = {"owner_id": None, "updated_at": now(), "version": Task.version + 1}
+    session.exec(update(Task).where(of_user).values(changes))

@@ -6,21 +6,19 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Path, Query, Request
 from pydantic import MISSING
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import with_parent
-from sqlmodel import Session, col, insert, literal, null, select, update
+from sqlmodel import Session, col, select
 
-from api.clock import now
 from api.errors import ApiError, NotFound, SignInIsOff, Unauthorized
-from api.locks import find_and_lock, lock_admins, lock_ids
+from api.locks import find_and_lock, lock_admins
 from api.outages import first_line
 from api.pages import Page, PageQuery, TaskQuery, read_page
 from api.passwords import TooManyGuesses, hash_password, is_password
 from api.public import Created, PublicResponse, to_public
 from api.route_classes import ApiRoute
 from api.sign_in import CurrentAdminDep, CurrentUserDep, require_admin
-from config import settings
+from api.transfers import transfer_to_nobody
 from database import SessionDep, read_apart, reading_engine
-from models import Task, TaskPublic, Transfer, User, UserCreate, UserDeleted, UserPublic, UserUpdate
+from models import TaskPublic, User, UserCreate, UserDeleted, UserPublic, UserUpdate
 
 
 class UserTaken(ApiError, status=409):
@@ -41,7 +39,7 @@ router = APIRouter(prefix="/users", tags=["users"], route_class=ApiRoute)
 
 
 async def user_to_create(user_create: UserCreate, request: Request) -> User:
-    """Return the new user; the password is hashed before a session holds a connection."""
+    """Return the new user. The password is hashed before a session holds a connection."""
     password_hash = await hash_password(request, user_create.password.get_secret_value())
     return User.model_validate(user_create, update={"password_hash": password_hash})
 
@@ -108,12 +106,9 @@ async def check_current_password(
     is_own = current_user is not None and current_user.id == user_id
     if not is_own or sent & {"is_active", "is_admin"}:
         await require_admin(current_user)
-    if current_user is None:
-        # Or anyone could take over an account before sign-in is turned on.
-        needs_password = "password" in sent
-    else:
-        needs_password = is_own and bool(sent & CREDENTIALS)
-    if not needs_password:
+    # Without sign-in, anyone could take over an account before it is turned on.
+    protected = {"password"} if current_user is None else CREDENTIALS if is_own else set()
+    if not sent & protected:
         return None
     user = await read_apart(reading_engine, lambda session: find_user(session, user_id))
     current = user_update.current_password
@@ -127,10 +122,7 @@ async def check_current_password(
 async def changes_of_user(
     user_id: UserId, user_update: UserUpdate, request: Request, current_user: CurrentUserDep
 ) -> tuple[dict[str, Any], str | None]:
-    """Return what to change, and the hash that was checked, if it had to be.
-
-    Passwords are hashed before a session holds a connection.
-    """
+    """Return what to change, with a new password hashed; and the hash of the current one."""
     checked_hash = await check_current_password(user_id, user_update, request, current_user)
     changes = user_update.model_dump(exclude={"password", "current_password"})
     if user_update.password is not MISSING:
@@ -159,7 +151,7 @@ def update_user(
     """
     changes, checked_hash = changes_of
     if changes.get("is_active") is False or changes.get("is_admin") is False:
-        require_other_admin(session, user_id)
+        require_other_admin(session, user_id, current_user)
     require_still_admin(session, current_user)
     user = find_and_lock(session, User, user_id)
     if checked_hash not in (None, user.password_hash):
@@ -179,36 +171,18 @@ def delete_user(
 
     With sign-in, only administrators may do this, and the last active one cannot be deleted.
     """
-    require_other_admin(session, user_id)
+    require_other_admin(session, user_id, current_admin)
     require_still_admin(session, current_admin)
     user = find_and_lock(session, User, user_id)
-    disown_tasks(session, user, current_admin)
+    transfer_to_nobody(session, user, current_admin)
     session.delete(user)
     session.commit()
     return UserDeleted(message="User removed", user_id=user_id)
 
 
-def disown_tasks(session: Session, user: User, by_user: User | None) -> None:
-    """Transfer all tasks of a user to nobody, however many they are, by two statements."""
-    of_user = with_parent(user, User.tasks)  # type: ignore[arg-type]  # `user.tasks`, as a condition
-    lock_ids(session, Task, of_user)  # or another request could transfer one between both
-    transfer = {
-        "task_id": col(Task.id),
-        "from_user_id": col(Task.owner_id),
-        "to_user_id": null(),
-        "by_user_id": literal(by_user and by_user.id),
-        "created_at": literal(now()),
-    }
-    # INSERT INTO transfer (...) SELECT id, owner_id, NULL, ... FROM task WHERE ...
-    transfers = select(*transfer.values()).where(of_user)
-    session.exec(insert(Transfer).from_select([*transfer], transfers))
-    changes = {"owner_id": None, "updated_at": now(), "version": Task.version + 1}
-    session.exec(update(Task).where(of_user).values(changes))
-
-
-def require_other_admin(session: Session, user_id: int) -> None:
+def require_other_admin(session: Session, user_id: int, current_user: User | None) -> None:
     """Raise 409 if no other user is an active administrator. Without sign-in, none is needed."""
-    if settings.secret_key and lock_admins(session) == [user_id]:
+    if current_user and lock_admins(session) == [user_id]:
         raise LastAdmin
 
 

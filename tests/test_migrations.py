@@ -3,12 +3,14 @@
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import httpx2
 import pytest
-from calls import PASSWORD_HASH, SECRET_KEY, Task, create, sign_in
+from calls import PASSWORD_HASH, SECRET_KEY, Task, assert_tags_agree_with_links, create, sign_in
 from servers import ROOT, ApiServer, alembic, connect, environment
 from sqlalchemy import Engine, inspect, text
 from sqlmodel import SQLModel
@@ -305,8 +307,92 @@ def test_an_undone_migration_gives_its_key_back_to_each_task_that_one_user_creat
     assert select(engine, KEPT, "task") == before
 
 
+# In the order of the code points of their keys, which is neither that of people nor of UTF-16. The
+# É of the school has two characters, as some systems write it, but only one in its key.
+TAGS = [
+    "A b",
+    "a-c",
+    "A_d",
+    "aa",
+    "B",
+    "STRASSE",
+    "Straße",
+    "z",
+    "E\u0301cole",
+    "Über",
+    "\uff41",
+    "🐛",
+]
+# What version 1.2.0 was sent with a key, and what it noted of it.
+OLD_REQUEST = {"title": "Write the report", "tags": ["report"], "due_at": "2027-01-29T17:00:00Z"}
+OLD_HASH = "718ddc3490c469c168751a0f3e65003375dc86d452c0a8e7c5d00aef27b8101e"
+
+
+@pytest.fixture
+def with_old_tags(empty_database: str) -> str:
+    """A database of version 0006 with tags, a trash, transfers and a key."""
+    alembic(empty_database, "upgrade", "0006")
+    engine = connect(empty_database)
+    insert(engine, '"user"', old_user("ada", is_admin=False))
+    names = [*reversed(TAGS), "unused"]
+    keys = [normalize("NFC", name.lower()) for name in names]
+    insert(
+        engine, "tag", *({"name": name, "key": key} for name, key in zip(names, keys, strict=True))
+    )
+    insert(
+        engine,
+        "task",
+        old_task("Write the report", owner_id=1, deleted_at=None),
+        old_task("with two", owner_id=None, deleted_at=None),
+        old_task("without", owner_id=None, deleted_at=None),
+        old_task("in the trash", owner_id=None, deleted_at=TIMESTAMP),
+    )
+    links = [(1, name) for name in TAGS[::-1]] + [(2, "z"), (2, "aa"), (4, "🐛"), (4, "Über")]
+    insert(engine, "task_tag", *({"task_id": task_id, "tag_name": name} for task_id, name in links))
+    transfer = {"task_id": 1, "from_user_id": None, "to_user_id": 1, "created_at": TIMESTAMP}
+    insert(engine, "transfer", transfer)
+    key = {"user_id": 0, "key": "a key", "request_hash": OLD_HASH, "task_ids": "[1]"}
+    insert(engine, "idempotency_key", key | {"created_at": str(datetime.now(UTC))})
+    return empty_database
+
+
+@pytest.mark.slow
+def test_tags_stay_when_tasks_get_their_names_and_when_that_is_undone(
+    with_old_tags: str, tmp_path: Path
+) -> None:
+    engine = connect(with_old_tags)
+    before, schema_before = contents(engine), schema(with_old_tags)
+
+    with ApiServer(tmp_path, with_old_tags) as server, server.client() as client:
+        tasks = client.get("/tasks").json() + client.get("/tasks?deleted=true").json()
+        assert [task["tags"] for task in tasks] == [TAGS, ["aa", "z"], [], ["Über", "🐛"]]
+        assert {(task["version"], task["updated_at"]) for task in tasks} == {
+            (7, "2026-01-02T12:00:00.123456Z")
+        }
+        tags = client.get("/tags").json()
+        assert [tag["name"] for tag in tags] == [*reversed(TAGS), "unused"]
+        counts = {"aa": 2, "z": 2, "unused": 0}
+        assert [tag["task_count"] for tag in tags] == [counts.get(tag["name"], 1) for tag in tags]
+        for name in ("\u00c9COLE", "e\u0301cole"):
+            assert client.get("/tasks", params={"tag": name}).json() == tasks[:1]
+        headers = {"Idempotency-Key": "a key"}
+        assert client.post("/tasks", json=OLD_REQUEST, headers=headers).json() == tasks[0]
+        assert len(client.get("/tasks/1/transfers").json()) == 1
+    assert_tags_agree_with_links(engine)
+
+    alembic(with_old_tags, "downgrade", "0006")
+    assert contents(engine) == before
+    assert schema(with_old_tags) == schema_before
+
+    with ApiServer(tmp_path, with_old_tags) as server, server.client() as client:
+        assert client.get("/tasks").json() == tasks[:3]
+        assert client.get("/tags").json() == tags
+        assert create(client, tags=["ÜBER", "new"])["tags"] == ["new", "Über"]
+
+
 def contents(engine: Engine) -> dict[str, list[tuple[Any, ...]]]:
-    return {table: select(engine, "*", f'"{table}"') for table in inspect(engine).get_table_names()}
+    tables = inspect(engine).get_table_names()
+    return {table: sorted(select(engine, "*", f'"{table}"'), key=str) for table in tables}
 
 
 @pytest.mark.slow

@@ -1,1 +1,1 @@
-"""What makes the four files at the top fast and safe, one idea a module."""
+"""What makes the files at the top fast and safe, and all other routes: one idea a module."""

@@ -8,16 +8,16 @@ down_revision = "0006"
 branch_labels = None
 depends_on = None
 
-# The order of the names is that of their keys' code points, as Python sorts.
+# The names of the tags of each task, in the order of their keys' code points, as Python sorts.
 NAMES = {
     "postgresql": """
-        SELECT json_agg(tag.name ORDER BY tag.key COLLATE "C") FROM task_tag
-        JOIN tag ON tag.name = task_tag.tag_name WHERE task_tag.task_id = task.id""",
+        SELECT task_id, json_agg(tag.name ORDER BY tag.key COLLATE "C") AS names
+        FROM task_tag JOIN tag ON tag.name = task_tag.tag_name GROUP BY task_id""",
     "sqlite": """
-        SELECT json_group_array(name) FROM (
-            SELECT tag.name FROM task_tag JOIN tag ON tag.name = task_tag.tag_name
-            WHERE task_tag.task_id = task.id ORDER BY tag.key
-        )""",
+        SELECT task_id, json_group_array(name) AS names FROM (
+            SELECT task_id, tag.name FROM task_tag JOIN tag ON tag.name = task_tag.tag_name
+            ORDER BY task_id, tag.key
+        ) GROUP BY task_id""",
 }
 
 
@@ -25,10 +25,10 @@ def upgrade() -> None:
     # The default is for the tasks that are there.
     with op.batch_alter_table("task") as task:
         task.add_column(sa.Column("tags", sa.JSON(), nullable=False, server_default="[]"))
-    names = NAMES[op.get_bind().dialect.name]
+    tagged = NAMES[op.get_bind().dialect.name]
     op.execute(f"""
-        UPDATE task SET tags = ({names})
-        WHERE EXISTS (SELECT 1 FROM task_tag WHERE task_tag.task_id = task.id)""")  # noqa: S608
+        UPDATE task SET tags = tagged.names FROM ({tagged}) AS tagged
+        WHERE tagged.task_id = task.id""")  # noqa: S608
     with op.batch_alter_table("task") as task:
         task.alter_column("tags", server_default=None)
     op.execute("""

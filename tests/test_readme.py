@@ -1,5 +1,6 @@
 """The README and docs hold: their commands do what they say, and print what they show."""
 
+import ast
 import os
 import re
 import shlex
@@ -170,3 +171,11 @@ def test_the_feature_is_shown_as_it_is_in_the_code() -> None:
         code, position = (ROOT / first.removeprefix("--- ")).read_text(), 0
         for line in lines:
             position = code.index(f"\n{line[1:]}", position) + len(line)
+
+
+def test_the_table_of_files_says_of_each_module_what_its_docstring_says() -> None:
+    for file in (*ROOT.glob("*.py"), *ROOT.glob("api/*.py")):
+        if file.name != "__init__.py":
+            sentence = str(ast.get_docstring(ast.parse(file.read_text()))).partition("\n")[0]
+            row = f"| `{file.relative_to(ROOT)}` | {sentence.removesuffix('.')} |\n"
+            assert README.count(row) == 1, row

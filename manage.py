@@ -11,9 +11,9 @@ import typer
 from alembic.util import CommandError
 from fastapi import HTTPException
 from pydantic import SecretStr, ValidationError
-from sqlalchemy import Connection, Engine, Table, inspect
+from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
-from sqlmodel import Session, SQLModel, col, func, insert, select, text
+from sqlmodel import Session, SQLModel, Table, col, func, insert, inspect, select, text
 
 from api.database_urls import check_database_url
 from api.engines import open_engine

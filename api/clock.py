@@ -5,8 +5,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import BindParameter, bindparam
-from sqlmodel import UTCDateTime
+from sqlalchemy import BindParameter
+from sqlmodel import UTCDateTime, bindparam
 
 is_stopped = ContextVar("is_stopped", default=False)
 

@@ -23,7 +23,7 @@ class ConnectionLimit:
     """How many requests use the connections of an engine at a time. The others wait in a queue.
 
     They wait before they take a thread: if they waited in threads, none could be left for those
-    that have a connection.
+    that have a connection. `Depends(max_concurrency=)` of FastAPI has no limit of the wait.
     """
 
     def __init__(self, number: int) -> None:

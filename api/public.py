@@ -7,9 +7,20 @@ from typing import Annotated, Any, ClassVar, Generic, TypeVar, get_args
 from fastapi import Path, Request, Response
 from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, to_json
-from sqlalchemy import Row, Select, bindparam, inspect, type_coerce
+from sqlalchemy import Row, Select
 from sqlalchemy.types import TypeEngine
-from sqlmodel import DateTime, Enum, Session, SQLModel, String, UTCDateTime, col
+from sqlmodel import (
+    DateTime,
+    Enum,
+    Session,
+    SQLModel,
+    String,
+    UTCDateTime,
+    bindparam,
+    col,
+    inspect,
+    type_coerce,
+)
 
 from api.errors import Headers, NotFound, document_header
 from api.filters import NOT_IN_TRASH

@@ -4,10 +4,9 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 
 from pydantic import MISSING
-from sqlalchemy import inspect
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm.attributes import flag_modified
-from sqlmodel import Session, col, delete, insert
+from sqlmodel import Session, col, delete, insert, inspect
 
 from api.clock import now
 from api.locks import AGAINST_DELETION, lock, lock_owners

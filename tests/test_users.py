@@ -91,6 +91,21 @@ def test_a_wrong_field_is_named_and_creates_no_user(
     assert client.get("/users").json() == []
 
 
+def test_each_wrong_field_is_named_once_and_changes_nothing(
+    client: httpx2.Client, engine: Engine
+) -> None:
+    user = add_user(client, engine, "ada")
+
+    answer = client.patch(
+        f"/users/{user['id']}", json={"full_name": "", "email": "ada", "is_admin": True}
+    )
+
+    assert answer.status_code == 422
+    locs = [problem["loc"] for problem in answer.json()["detail"]]
+    assert locs == [["body", "email"], ["body", "full_name"]]
+    assert read(client, user) == user
+
+
 @pytest.mark.parametrize("field", ["username", "email"])
 @pytest.mark.parametrize("method", ["POST", "PATCH"])
 def test_what_another_user_has_is_taken(

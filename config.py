@@ -27,7 +27,7 @@ MIN_SECRET_LENGTH = 32
 
 def require_postgresql(replica_url: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
     """Refuse a replica if it or the database itself is SQLite."""
-    urls = (replica_url, info.data.get("database_url"))
+    urls = (replica_url, info.data.get("database_url"))  # the latter is not there if it is wrong
     if replica_url and any(url and url.get_secret_value().startswith("sqlite") for url in urls):
         raise ValueError("must be a PostgreSQL replica of a PostgreSQL DATABASE_URL")
     return replica_url
@@ -42,6 +42,7 @@ def require_long_key(secret_key: SecretStr | None) -> SecretStr | None:
 
 def require_origins(cors_origins: str) -> str:
     """Return the origins without blanks; refuse one that no browser would send (RFC 6454, 6.2)."""
+    # `HttpUrl` adds a slash to an origin, and changes what no browser would send.
     origins = [origin.strip() for origin in cors_origins.split(",")] if cors_origins else []
     try:
         are_origins = all(str(HttpUrl(each)) == f"{each}/" and "@" not in each for each in origins)
@@ -59,6 +60,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(
         env_file=".env",
+        # Pydantic fails for a folder that it may not read.
         secrets_dir=SECRETS if os.access(SECRETS, os.R_OK | os.X_OK) else None,
         extra="ignore",
     )

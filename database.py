@@ -8,18 +8,21 @@ from fastapi.concurrency import run_in_threadpool
 from sqlalchemy import Engine
 from sqlmodel import Session
 
-from api.engines import ReadingSession, connection_of, open_engine, open_reading_engine, roll_back
+from api.engines import (
+    ReadingSession,
+    open_engine,
+    open_reading_engine,
+    roll_back,
+    wait_for_connection,
+)
 from config import settings
 
 engine = open_engine(settings.database_url)
 # The same database, without transactions: a read is one round trip, without BEGIN and COMMIT.
 reading_engine = open_reading_engine(engine)
 # Where `GET` requests read: a replica, if there is one.
-replica_engine = (
-    open_reading_engine(open_engine(settings.database_replica_url))
-    if settings.database_replica_url
-    else reading_engine
-)
+replica_url = settings.database_replica_url
+replica_engine = open_reading_engine(open_engine(replica_url)) if replica_url else reading_engine
 
 
 async def get_session(request: Request) -> AsyncIterator[Session]:
@@ -29,13 +32,13 @@ async def get_session(request: Request) -> AsyncIterator[Session]:
     a commit, so that a response needs no further statement.
     """
     if request.method == "GET":
-        async with connection_of(replica_engine):
+        async with wait_for_connection(replica_engine):
             with ReadingSession(replica_engine) as reading_session:
                 yield reading_session
     else:
-        async with connection_of(engine):
+        async with wait_for_connection(engine):
             session = Session(engine, expire_on_commit=False)
-            try:
+            try:  # instead of `with`, since a rollback may take long
                 yield session
             finally:
                 await roll_back(session)
@@ -50,12 +53,13 @@ Result = TypeVar("Result")
 async def read_apart(engine: Engine, read: Callable[[Session], Result]) -> Result:
     """Return what the function reads in a session of its own.
 
-    For requests that go on for long after the read: they hash a password, or send an export.
+    So requests that go on for long hold no connection meanwhile: they hash a password, or send an
+    export.
     """
 
     def read_in_session() -> Result:
         with ReadingSession(engine) as session:
             return read(session)
 
-    async with connection_of(engine):
+    async with wait_for_connection(engine):
         return await run_in_threadpool(read_in_session)

@@ -19,8 +19,8 @@ from api.versions import (
     IfMatch,
     IfNoneMatch,
     TaskResponse,
+    raise_if_not_modified,
     require_version,
-    stop_if_known,
 )
 from api.writing import change_tasks, find_or_create_tags
 from database import SessionDep
@@ -32,13 +32,14 @@ app = FastAPI(
     lifespan=service.lifespan,
     middleware=MIDDLEWARE,
     exception_handlers=EXCEPTION_HANDLERS,
+    # Without sign-in, there is no guard.
     dependencies=[*sign_in.GUARD, Depends(refuse_unknown_parameters)],
     **documentation.DOCUMENTATION,
 )
-app.router.route_class = ApiRoute  # documents, for example, that a `TaskId` may be `NotFound`
+app.router.route_class = ApiRoute  # documents what a route may answer, such as `NotFound`
 
 
-@app.post("/tasks", tags=["tasks"], status_code=201)
+@app.post("/tasks", tags=["tasks"], status_code=201, response_model=TaskPublic)
 def create_task(task_create: TaskCreate, once: OnceDep, request: Request) -> CreatedTask:
     """Create a task. Only the title is required. Other fields are ignored.
 
@@ -50,10 +51,8 @@ def create_task(task_create: TaskCreate, once: OnceDep, request: Request) -> Cre
     return CreatedTask(request, task)
 
 
-@app.get("/tasks", tags=["tasks"])
-def read_tasks(
-    query: Annotated[TaskQuery, Query()], request: Request, session: SessionDep
-) -> Page[TaskPublic]:
+@app.get("/tasks", tags=["tasks"], response_model=list[TaskPublic])
+def read_tasks(query: Annotated[TaskQuery, Query()], request: Request, session: SessionDep) -> Page:
     """List the tasks that match all filters, a page at a time.
 
     If there is a next page, the header `Link` has its URL
@@ -62,17 +61,18 @@ def read_tasks(
     return read_page(session, request, query)
 
 
-@app.get("/tasks/{task_id:id}", tags=["tasks"])
+# `:id` is only digits, so that `/tasks/recent` is no task.
+@app.get("/tasks/{task_id:id}", tags=["tasks"], response_model=TaskPublic)
 def read_task(
     task_id: TaskId, session: SessionDep, if_none_match: IfNoneMatch = None
 ) -> TaskResponse:
     """Return one task. Its version is its `ETag`."""
     task = find_task(session, task_id)
-    stop_if_known(task, if_none_match)
+    raise_if_not_modified(task, if_none_match)
     return TaskResponse(task)
 
 
-@app.patch("/tasks/{task_id:id}", tags=["tasks"])
+@app.patch("/tasks/{task_id:id}", tags=["tasks"], response_model=TaskPublic)
 def update_task(
     task_id: TaskId, task_update: TaskUpdate, session: SessionDep, if_match: IfMatch = None
 ) -> TaskResponse:
@@ -81,7 +81,7 @@ def update_task(
     `tags` replaces all tags of the task; tags that do not exist are created. Other fields are
     ignored, so that a task may be sent back as it was received.
     """
-    # Tags are locked before tasks: see `locks.py`.
+    # It locks the tags. Tasks are locked after them, or two requests could wait for each other.
     found_tags = find_or_create_tags(session, [task_update])
     task = find_and_lock(session, Task, task_id, NOT_IN_TRASH)
     require_version(task, if_match)
@@ -90,7 +90,7 @@ def update_task(
     return TaskResponse(task)
 
 
-@app.put("/tasks/{task_id:id}", tags=["tasks"])
+@app.put("/tasks/{task_id:id}", tags=["tasks"], response_model=TaskPublic)
 def put_task(
     task_id: TaskId, task_update: TaskUpdate, session: SessionDep, if_match: IfMatch = None
 ) -> TaskResponse:
@@ -121,7 +121,7 @@ def delete_task(
     return TaskDeleted(message=message, task_id=task_id)
 
 
-@app.post("/tasks/{task_id:id}/restore", tags=["tasks"])
+@app.post("/tasks/{task_id:id}/restore", tags=["tasks"], response_model=TaskPublic)
 def restore_task(task_id: TaskId, session: SessionDep) -> TaskResponse:
     """Bring a task back from the trash."""
     task = find_and_lock(session, Task, task_id, IN_TRASH)
@@ -133,6 +133,6 @@ def restore_task(task_id: TaskId, session: SessionDep) -> TaskResponse:
 for module in (bulk, exports, lists, tags, transfers, users):
     app.include_router(module.router)
 
-# Open to everyone: the dependencies of the app are only for the routes that it adds itself. At the
-# end, since each request tries the routes in their order: a read of a task is 5 % faster.
+# Appended and not included, so that the dependencies of the app do not reach them: they are open to
+# everyone. They come last, since routes are tried in their order: a read of a task is 5 % faster.
 app.routes.extend([*documentation.routes, *service.router.routes, *sign_in.router.routes])

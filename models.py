@@ -93,15 +93,12 @@ class Task(TaskBase, table=True):
     __table_args__ = (
         CheckConstraint("trim(title) <> ''", name="title"),
         CheckConstraint("priority BETWEEN 0 AND 5", name="priority"),
-        # One for each order of the list, where the id decides between equal values.
+        # One for each order of the list, where the id decides between equal values. Without a name
+        # of its own (None), an index gets that of its first column.
         Index(None, "id", **LISTED),
-        Index(None, "title", "id", **LISTED),
-        Index(None, "status", "id", **LISTED),
-        Index(None, "priority", "id", **LISTED),
-        Index(None, "due_at", "id", **LISTED),
-        Index(None, "created_at", "id", **LISTED),
-        Index(None, "updated_at", "id", **LISTED),
-        # The newest tasks of a status, however many or few there are.
+        *(Index(None, field, "id", **LISTED) for field in ("title", "status", "priority")),
+        *(Index(None, field, "id", **LISTED) for field in ("due_at", "created_at", "updated_at")),
+        # For `GET /tasks?status=pending&sort=-created_at`.
         Index("ix_task_status_created_at", "status", "created_at", "id", **LISTED),
         Index("ix_task_trash", "id", **only_where("deleted_at IS NOT NULL")),
         # Those in the trash too: when a user is deleted, all tasks of the user change.
@@ -110,11 +107,12 @@ class Task(TaskBase, table=True):
     )
 
     id: int | None = Field(default=None, primary_key=True)
-    # A copy of the names of its tags, in the order of `tag_key`: to show a task then takes no join.
+    # A copy of the names of its tags, kept by `writing.py` and `tags.py`, so that a list needs no
+    # other table.
     tags: list[str] = Field(default=[], sa_type=JSON)
     owner_id: int | None = Field(default=None, foreign_key="user.id", ondelete="SET NULL")
     owner: Optional["User"] = Relationship(back_populates="tasks")
-    # Different in each task of one INSERT, so that SQLAlchemy knows by it which task got which id.
+    # Unique in one INSERT: by it, SQLAlchemy finds which new id belongs to which task.
     created_at: datetime = Field(default_factory=now, sa_column_kwargs={"insert_sentinel": True})
     updated_at: datetime = Field(default_factory=now)
     completed_at: datetime | None = None
@@ -376,9 +374,10 @@ class IdempotencyKey(SQLModel, table=True):
     __table_args__ = (UniqueConstraint("user_id", "key"),)
 
     id: int | None = Field(default=None, primary_key=True)
-    user_id: int  # 0 without sign-in, since no NULL equals another
+    user_id: int  # 0 without sign-in, since UNIQUE would let NULL repeat
     key: str
     # Of the body, which has to be the same; None from before version 0005 of the schema.
     request_hash: str | None
+    # No id is None, though the type of `Task.id` allows it.
     task_ids: list[int | None] = Field(default=[], sa_type=JSON)
     created_at: datetime = Field(default_factory=now, index=True)

@@ -26,10 +26,8 @@ class SomeNotFound(ApiError, status=404, model=Problems):
 router = APIRouter(prefix="/tasks/bulk", tags=["tasks"], route_class=ApiRoute)
 
 
-@router.post("", status_code=201)
-def create_tasks(
-    task_creates: Annotated[list[TaskCreate], MANY], once: OnceDep
-) -> PublicResponse[list[TaskPublic]]:
+@router.post("", status_code=201, response_model=list[TaskPublic])
+def create_tasks(task_creates: Annotated[list[TaskCreate], MANY], once: OnceDep) -> PublicResponse:
     """Create many tasks, all or none, and return them in the same order.
 
     If any is wrong, the second item of each `loc` is its position in the list, from 0. With an
@@ -40,10 +38,10 @@ def create_tasks(
     return PublicResponse(list_public(TaskPublic, tasks), 201)
 
 
-@router.patch("")
+@router.patch("", response_model=list[TaskPublic])
 def update_tasks(
     task_updates: Annotated[list[TaskBulkUpdate], MANY, SomeNotFound], session: SessionDep
-) -> PublicResponse[list[TaskPublic]]:
+) -> PublicResponse:
     """Change many tasks, all or none, and return them in the same order. No task may be sent twice.
 
     If any is wrong or not found, the second item of each `loc` is its position in the list, from 0.

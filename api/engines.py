@@ -27,7 +27,6 @@ class ConnectionLimit:
     """
 
     def __init__(self, number: int) -> None:
-        """Set the number of connections."""
         self.semaphore = Semaphore(number)
 
     async def __aenter__(self) -> None:
@@ -48,12 +47,10 @@ class ConnectionLimit:
 limits: dict[Engine, ConnectionLimit] = {}
 
 
-def connection_of(engine: Engine) -> ConnectionLimit:
+def wait_for_connection(engine: Engine) -> ConnectionLimit:
     """Return what `async with` waits for: that the engine has a connection for one more request."""
-    if engine not in limits:
-        number = settings.database_pool_size + settings.database_max_overflow
-        limits[engine] = ConnectionLimit(number)
-    return limits[engine]
+    number = settings.database_pool_size + settings.database_max_overflow
+    return limits.setdefault(engine, ConnectionLimit(number))
 
 
 def open_engine(database_url: SecretStr) -> Engine:
@@ -88,8 +85,8 @@ def begin(dbapi_connection: PoolProxiedConnection) -> None:
 def open_reading_engine(engine: Engine) -> Engine:
     """Return an engine for reads, with the same connections: each statement is a transaction."""
     reading_engine = create_engine(engine.url, pool=engine.pool, **OPTIONS)
-    if engine.dialect.name == "postgresql":
-        limits[reading_engine] = connection_of(engine)
+    if engine.dialect.name == "postgresql":  # on SQLite, who reads does not wait for who writes
+        limits[reading_engine] = wait_for_connection(engine)
     return reading_engine
 
 

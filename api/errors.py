@@ -66,7 +66,6 @@ class ApiError(HTTPException):
         cls.usual_detail = detail or description
 
     def __init__(self, detail: object = None, headers: dict[str, str] | None = None) -> None:
-        """Say in `detail` what is wrong, if that is more than the class says."""
         headers = self.sent_headers | (headers or {})
         super().__init__(self.status, detail or self.usual_detail, headers)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from operator import eq, ge, gt, le, lt
-from typing import Annotated, Any
+from typing import Any
 
 from sqlalchemy import ColumnElement, SQLColumnExpression
 from sqlmodel import Field, SQLModel, and_, col, exists, not_, or_, select
@@ -21,7 +21,7 @@ Comparison = tuple[Callable[[Any, Any], Any], SQLColumnExpression[Any], object]
 class TaskFilter(SQLModel):
     """Which tasks a client asks for."""
 
-    model_config = {"frozen": True}  # to be a key of the cache in `pages.py`
+    model_config = {"frozen": True}  # hashable: equal queries share a statement in `pages.py`
 
     status: tuple[TaskStatus, ...] = Field(default=(), description="Any of these statuses")
     priority_min: int | None = Field(
@@ -33,9 +33,7 @@ class TaskFilter(SQLModel):
     q: FilterText | None = Field(
         default=None, description="Text in the title or the description, ignoring case"
     )
-    tag: Annotated[tuple[TagName, ...], Field(max_length=20)] = Field(
-        default=(), description="All of these tags"
-    )
+    tag: tuple[TagName, ...] = Field(default=(), max_length=20, description="All of these tags")
     untagged: bool | None = Field(default=None, description="Whether without any tag")
     created_after: UtcDatetime | None = Field(default=None, description="Created later than this")
     created_before: UtcDatetime | None = Field(

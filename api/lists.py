@@ -14,21 +14,21 @@ from models import Task, TaskPublic, TaskStats, TaskStatus
 router = APIRouter(prefix="/tasks", tags=["tasks"], route_class=ApiRoute)
 
 
-@router.get("/by-status/{status}")
+@router.get("/by-status/{status}", response_model=list[TaskPublic])
 def read_tasks_by_status(
     status: Annotated[TaskStatus, Path(description="The status of the tasks")],
     query: Annotated[TaskQuery, Query()],
     request: Request,
     session: SessionDep,
-) -> Page[TaskPublic]:
+) -> Page:
     """List the tasks of one status, with the filters, orders and pages of all tasks."""
     return read_page(session, request, query, status=status)
 
 
-@router.get("/recent")
+@router.get("/recent", response_model=list[TaskPublic])
 def read_recent_tasks(
     query: Annotated[RecentQuery, Query()], request: Request, session: SessionDep
-) -> Page[TaskPublic]:
+) -> Page:
     """List the tasks created in the last days, with the filters, orders and pages of all tasks."""
     return read_page(session, request, query)
 

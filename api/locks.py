@@ -37,6 +37,7 @@ def lock(
     """
     require_order(session, table)
     statement = select(table).where(*conditions).order_by(col(table.id)).limit(limit)
+    # `of`: not the rows of joined tables too.
     return session.exec(statement.with_for_update(of=table, **strength)).all()
 
 
@@ -51,12 +52,12 @@ def lock_ids(
 
 def require_order(session: Session, table: type[SQLModel]) -> None:
     """Raise RuntimeError if the session has locked rows of a later table."""
-    place = ORDER.index(table)
+    rank = ORDER.index(table)
     last = session.info.get("last_lock", 0)
-    if place < last:
-        names = (ORDER[each].__name__ for each in (place, last))
+    if rank < last:
+        names = (ORDER[each].__name__ for each in (rank, last))
         raise RuntimeError("Lock each {} before any {}: see locks.py".format(*names))
-    session.info["last_lock"] = place
+    session.info["last_lock"] = rank
 
 
 def find_and_lock(
@@ -81,8 +82,3 @@ def lock_owners(session: Session, owners: Mapping[Place, int | None]) -> None:
         for place, user_id in owners.items()
         if user_id in unknown
     )
-
-
-def lock_admins(session: Session) -> Sequence[int | None]:
-    """Keep the active administrators from being changed, and return their ids."""
-    return lock_ids(session, User, col(User.is_admin), col(User.is_active), **AGAINST_CHANGE)

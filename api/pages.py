@@ -1,13 +1,12 @@
 """Pages: which page of a list a client asks for, and how it is read."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
-from typing import Annotated, Any, ClassVar, get_args
+from typing import Annotated, Any, ClassVar
 from urllib.parse import urlencode
 
 from fastapi import Request
-from pydantic import GetCoreSchemaHandler, StringConstraints, ValidationInfo, field_validator
-from pydantic_core import CoreSchema
+from pydantic import StringConstraints, ValidationInfo, field_validator
 from sqlalchemy import ColumnElement, Row, Select
 from sqlmodel import Field, Session, SQLModel, col, func
 
@@ -15,7 +14,7 @@ from api.clock import days_ago, stopped_clock
 from api.errors import document_header
 from api.field_types import MAX_INTEGER
 from api.filters import TaskFilter
-from api.public import Public, PublicResponse, list_public, select_public
+from api.public import PublicResponse, list_public, select_public
 from api.sorts import TaskSort, read_cursor, sort_page, write_cursor
 from models import Tag, Task, TaskPublic, Transfer, User
 
@@ -58,7 +57,7 @@ class TaskQuery(TaskFilter, PageBase):
         "the id decides, in the same direction. Tasks without `due_at` come last in both. Titles "
         "are sorted as the database collates text.",
     )
-    # Declared after `sort`, which `require_cursor` needs. The pattern is for the documentation.
+    # After `sort`, which `require_cursor` needs. The pattern is for the documentation.
     after: Annotated[str, StringConstraints(pattern=r"^([^\x00]*,)?[0-9]{1,16}$")] | None = Field(
         default=None,
         description="Where the page before ended, as its `Link` says: the value of its last task "
@@ -70,7 +69,8 @@ class TaskQuery(TaskFilter, PageBase):
     @classmethod
     def require_cursor(cls, after: str | None, info: ValidationInfo) -> str | None:
         """Refuse a cursor that does not fit the sort."""
-        if after is not None and "sort" in info.data:  # it is not there if it is wrong itself
+        # `info.data` has the fields above, as far as they are right.
+        if after is not None and "sort" in info.data:
             read_cursor(info.data["sort"], after)
         return after
 
@@ -86,22 +86,12 @@ class RecentQuery(TaskQuery):
         yield col(Task.created_at) >= days_ago(self.days)
 
 
-class Page(PublicResponse[Public]):
-    """A response with a page of public variants. If another page follows, `Link` has its URL.
-
-    See RFC 8288.
-    """
+class Page(PublicResponse):
+    """A response with a page of a list. If another page follows, `Link` has its URL (RFC 8288)."""
 
     documented_headers = document_header(
         "Link", 'The URL of the next page, if there is one, with `rel="next"`'
     ) | document_header("X-Total-Count", "With `count=true`, the number on all pages", "integer")
-
-    @classmethod
-    def __get_pydantic_core_schema__(
-        cls, source: object, handler: GetCoreSchemaHandler
-    ) -> CoreSchema:
-        """Document the response by a list of the variant."""
-        return handler(list[get_args(source)[0]])  # type: ignore[misc]
 
 
 def read_page(
@@ -110,25 +100,13 @@ def read_page(
     query: PageQuery | TaskQuery,
     table: Listed = Task,
     public: type[SQLModel] = TaskPublic,
+    show: Callable[[type[SQLModel], Sequence[Row[Any]]], object] = list_public,
     **column_values: object,
-) -> Page[Any]:
+) -> Page:
     """Return the page that the query asks for, of tasks or of the rows of another table.
 
-    `column_values` are what the rows must have in these columns.
+    `show` makes of the rows what is sent. The rows must have `column_values` in these columns.
     """
-    rows, headers = read_rows(session, request, query, table, public, **column_values)
-    return Page(list_public(public, rows), headers=headers)
-
-
-def read_rows(
-    session: Session,
-    request: Request,
-    query: PageQuery | TaskQuery,
-    table: Listed,
-    public: type[SQLModel],
-    **column_values: object,
-) -> tuple[Sequence[Row[Any]], dict[str, str]]:
-    """Return the rows of the same page, and the headers that it is sent with."""
     headers = {}
     connection = session.connection()
     if query.count:
@@ -140,7 +118,7 @@ def read_rows(
     if len(rows) > query.limit:
         rows = rows[: query.limit]
         headers["Link"] = f'<{next_url(request, write_cursor(query.sort, rows[-1]))}>; rel="next"'
-    return rows, headers
+    return Page(show(public, rows), headers=headers)
 
 
 def next_url(request: Request, after: str) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from inspect import signature
-from typing import Any, ClassVar, get_origin
+from typing import Any, ClassVar
 
 from fastapi import HTTPException, Request, Response
 from fastapi.dependencies.models import Dependant
@@ -51,15 +51,14 @@ class OpenRoute(APIRoute):
 
     errors: ClassVar[tuple[type[ApiError], ...]] = (Invalid, Unavailable)
     body_errors: ClassVar[tuple[type[ApiError], ...]] = (BadBody, TooLarge)
-    security: ClassVar[dict[str, object] | None] = {"security": []}  # as OpenAPI says it
+    security: ClassVar[dict[str, object] | None] = {"security": []}  # "needs no token", in OpenAPI
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:  # noqa: ANN401
-        """Take the options of FastAPI's own routes."""
         takes_body = has_body(get_dependant(path=compile_path(path)[1], call=endpoint))
         errors = (*self.errors, *named_errors(endpoint), *(self.body_errors if takes_body else ()))
         responses = document(errors)
         response = signature(endpoint, eval_str=True).return_annotation
-        if headers := getattr(get_origin(response) or response, "documented_headers", None):
+        if headers := getattr(response, "documented_headers", None):
             responses[options["status_code"] or 200] = {"headers": headers}
         options["responses"] = responses | (options["responses"] or {})
         options["operation_id"] = options["operation_id"] or endpoint.__name__

@@ -17,7 +17,7 @@ from api.sign_in import CurrentUserDep
 from api.versions import TaskResponse
 from config import settings
 from database import SessionDep
-from models import Task, Transfer, TransferCreate, TransferPublic, User
+from models import Task, TaskPublic, Transfer, TransferCreate, TransferPublic, User
 
 
 class NotTheirs(ApiError, status=409):
@@ -34,7 +34,7 @@ EXAMPLE = Body(
 router = APIRouter(prefix="/tasks/{task_id:id}", tags=["tasks"], route_class=ApiRoute)
 
 
-@router.post("/transfer")
+@router.post("/transfer", response_model=TaskPublic)
 def transfer_task(
     task_id: TaskId,
     transfer_create: Annotated[TransferCreate, EXAMPLE, NotTheirs],
@@ -56,10 +56,10 @@ def transfer_task(
     return TaskResponse(task)
 
 
-@router.get("/transfers")
+@router.get("/transfers", response_model=list[TransferPublic])
 def read_transfers(
     task_id: TaskId, query: Annotated[PageQuery, Query()], request: Request, session: SessionDep
-) -> Page[TransferPublic]:
+) -> Page:
     """List the transfers of a task, the first one first, a page at a time."""
     find_task(session, task_id)
     return read_page(session, request, query, Transfer, TransferPublic, task_id=task_id)

@@ -9,7 +9,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, col, select
 
 from api.errors import ApiError, NotFound, SignInIsOff, Unauthorized
-from api.locks import find_and_lock, lock_admins
+from api.locks import AGAINST_CHANGE, find_and_lock, lock_ids
 from api.outages import first_line
 from api.pages import Page, PageQuery, TaskQuery, read_page
 from api.passwords import TooManyGuesses, hash_password, is_password
@@ -44,13 +44,13 @@ async def user_to_create(user_create: UserCreate, request: Request) -> User:
     return User.model_validate(user_create, update={"password_hash": password_hash})
 
 
-@router.post("", status_code=201)
+@router.post("", status_code=201, response_model=UserPublic)
 def create_user(
-    current_admin: CurrentAdminDep,  # first: nobody else has a password hashed
+    current_admin: CurrentAdminDep,  # first, so that no password is hashed for others
     user: Annotated[User, Depends(user_to_create), UserTaken],
     request: Request,
     session: SessionDep,
-) -> Created[UserPublic]:
+) -> Created:
     """Create a user. With sign-in, only administrators may do this."""
     require_still_admin(session, current_admin)
     session.add(user)
@@ -58,34 +58,32 @@ def create_user(
     return Created(request, UserPublic, user)
 
 
-@router.get("")
-def read_users(
-    query: Annotated[PageQuery, Query()], request: Request, session: SessionDep
-) -> Page[UserPublic]:
+@router.get("", response_model=list[UserPublic])
+def read_users(query: Annotated[PageQuery, Query()], request: Request, session: SessionDep) -> Page:
     """List the users, a page at a time, like tasks."""
     return read_page(session, request, query, User, UserPublic)
 
 
-@router.get("/me")
+@router.get("/me", response_model=UserPublic)
 async def read_member(
     current_user: Annotated[CurrentUserDep, SignInIsOff],
-) -> PublicResponse[UserPublic]:
+) -> PublicResponse:
     """Return who is signed in."""
     if current_user is None:
         raise SignInIsOff
     return PublicResponse(to_public(UserPublic, current_user))
 
 
-@router.get("/{user_id:id}")
-def read_user(user_id: UserId, session: SessionDep) -> PublicResponse[UserPublic]:
+@router.get("/{user_id:id}", response_model=UserPublic)
+def read_user(user_id: UserId, session: SessionDep) -> PublicResponse:
     """Return one user."""
     return PublicResponse(to_public(UserPublic, find_user(session, user_id)))
 
 
-@router.get("/{user_id:id}/tasks")
+@router.get("/{user_id:id}/tasks", response_model=list[TaskPublic])
 def read_tasks_of_user(
     user_id: UserId, query: Annotated[TaskQuery, Query()], request: Request, session: SessionDep
-) -> Page[TaskPublic]:
+) -> Page:
     """List the tasks of one user, with the filters, orders and pages of all tasks."""
     find_user(session, user_id)
     return read_page(session, request, query, owner_id=user_id)
@@ -120,7 +118,10 @@ async def check_current_password(
 
 
 async def changes_of_user(
-    user_id: UserId, user_update: UserUpdate, request: Request, current_user: CurrentUserDep
+    user_id: UserId,
+    user_update: Annotated[UserUpdate, WrongPassword, TooManyGuesses],
+    request: Request,
+    current_user: CurrentUserDep,
 ) -> tuple[dict[str, Any], str | None]:
     """Return what to change, with a new password hashed; and the hash of the current one."""
     checked_hash = await check_current_password(user_id, user_update, request, current_user)
@@ -131,17 +132,13 @@ async def changes_of_user(
     return changes, checked_hash
 
 
-ChangesDep = Annotated[
-    tuple[dict[str, Any], str | None],
-    Depends(changes_of_user),
-    *(WrongPassword, TooManyGuesses, UserTaken, LastAdmin),
-]
-
-
-@router.patch("/{user_id:id}")
+@router.patch("/{user_id:id}", response_model=UserPublic)
 def update_user(
-    user_id: UserId, changes_of: ChangesDep, current_user: CurrentUserDep, session: SessionDep
-) -> PublicResponse[UserPublic]:
+    user_id: Annotated[UserId, UserTaken, LastAdmin],
+    checked: Annotated[tuple[dict[str, Any], str | None], Depends(changes_of_user)],
+    current_user: CurrentUserDep,
+    session: SessionDep,
+) -> PublicResponse:
     """Change the fields that are sent, and only those. Null clears `full_name`.
 
     Members change their own profile, administrators change every user. With your own `username`,
@@ -149,7 +146,7 @@ def update_user(
     and `is_admin`, and the last active one can be neither deactivated nor demoted. A new password
     or `"is_active": false` ends all tokens of the user.
     """
-    changes, checked_hash = changes_of
+    changes, checked_hash = checked
     if changes.get("is_active") is False or changes.get("is_admin") is False:
         require_other_admin(session, user_id, current_user)
     require_still_admin(session, current_user)
@@ -182,7 +179,8 @@ def delete_user(
 
 def require_other_admin(session: Session, user_id: int, current_user: User | None) -> None:
     """Raise 409 if no other user is an active administrator. Without sign-in, none is needed."""
-    if current_user and lock_admins(session) == [user_id]:
+    active_admins = (col(User.is_admin), col(User.is_active))
+    if current_user and lock_ids(session, User, *active_admins, **AGAINST_CHANGE) == [user_id]:
         raise LastAdmin
 
 

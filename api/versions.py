@@ -7,7 +7,7 @@ from pydantic import WithJsonSchema
 from sqlalchemy import Row
 
 from api.errors import ApiError, document_header
-from api.public import LOCATION, Created, Public, PublicResponse, to_public
+from api.public import LOCATION, Created, PublicResponse, to_public
 from models import Task, TaskPublic
 
 ETAG = document_header("ETag", "The version of the task, in quotes")
@@ -21,7 +21,7 @@ class OtherVersion(ApiError, status=412, documented_headers=ETAG):
     """The task has another version."""
 
 
-# Documented as a string, since clients send the list in one header; several are one list.
+# Documented as a string: clients send one header, as in `"1", "2"`. Several count as one.
 Etags = Annotated[list[str], WithJsonSchema({"type": "string"})]
 IfMatch = Annotated[
     Etags | None,
@@ -43,7 +43,7 @@ def has_version(headers: list[str], task: Task | Row[Any]) -> bool:
 
     The list may have come in several headers, each with some of it (RFC 9110, 5.3).
     """
-    versions = ("*", etag(task)["ETag"])
+    versions = ("*", etag(task)["ETag"])  # `*` is any
     return any(each.strip() in versions for header in headers for each in header.split(","))
 
 
@@ -53,34 +53,27 @@ def require_version(task: Task, if_match: list[str] | None) -> None:
         raise OtherVersion(headers=etag(task))
 
 
-def stop_if_known(task: Task | Row[Any], if_none_match: list[str] | None) -> None:
+def raise_if_not_modified(task: Task | Row[Any], if_none_match: list[str] | None) -> None:
     """Raise 304 if the client has this version of the task (RFC 9110, 13.1.2)."""
     # A proxy that compresses marks versions with `W/` (RFC 9110, 8.8.3).
     if if_none_match and has_version([each.replace("W/", "") for each in if_none_match], task):
         raise NotModified(headers=etag(task))
 
 
-class Versioned(PublicResponse[Public]):
+class TaskResponse(PublicResponse):
     """A response with a task, or a row with its fields, and with its version as its `ETag`."""
 
     documented_headers = ETAG
 
     def __init__(self, task: Task | Row[Any]) -> None:
-        """Take the task."""
         super().__init__(to_public(TaskPublic, task), headers=etag(task))
 
 
-class CreatedVersion(Created[Public]):
+class CreatedTask(Created):
     """The same for a task that a request has created."""
 
     documented_headers = LOCATION | ETAG
 
     def __init__(self, request: Request, task: Task) -> None:
-        """Take the request and the task."""
         super().__init__(request, TaskPublic, task)
         self.headers.update(etag(task))
-
-
-# The brackets are for FastAPI's documentation: see `PublicResponse`.
-TaskResponse = Versioned[TaskPublic]
-CreatedTask = CreatedVersion[TaskPublic]

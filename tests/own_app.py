@@ -13,7 +13,7 @@ from api.clock import days_ago, now
 from api.pages import Page, TaskQuery, read_page
 from database import SessionDep
 from main import app
-from models import Task, TaskPublic
+from models import Task
 
 # Routes that are added late, in each way.
 
@@ -77,12 +77,10 @@ class AgeQuery(TaskQuery):
 @app.get("/filters/frozen")
 def read_frozen(
     query: Annotated[FrozenQuery, Query()], request: Request, session: SessionDep
-) -> Page[TaskPublic]:
+) -> Page:
     return read_page(session, request, query)
 
 
 @app.get("/filters/age")
-def read_by_age(
-    query: Annotated[AgeQuery, Query()], request: Request, session: SessionDep
-) -> Page[TaskPublic]:
+def read_by_age(query: Annotated[AgeQuery, Query()], request: Request, session: SessionDep) -> Page:
     return read_page(session, request, query)

@@ -1,8 +1,10 @@
 """A server on each of the two databases, and empty databases for the tests that need their own."""
 
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -187,10 +189,15 @@ def bob(team: ApiServer, tokens: dict[str, str]) -> Iterator[httpx2.Client]:
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    """The project in a folder of its own, to be changed as the README says."""
-    for file in (*ROOT.glob("*.py"), ROOT / "pyproject.toml"):
-        shutil.copy(file, tmp_path)
-    ignore = shutil.ignore_patterns("__pycache__")
-    for folder in ("api", "migrations"):
-        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=ignore)
+    """The project in a folder of its own, to be changed as the README says: what an image has."""
+    copied = re.findall(
+        r"^COPY (.+) (.+)$", (ROOT / "deploy/Containerfile").read_text(), re.MULTILINE
+    )
+    for names, target in copied:
+        for source in chain.from_iterable(map(ROOT.glob, names.split())):
+            if source.is_dir():
+                ignore = shutil.ignore_patterns("__pycache__")
+                shutil.copytree(source, tmp_path / target, ignore=ignore)
+            else:
+                shutil.copy(source, tmp_path / target)
     return tmp_path

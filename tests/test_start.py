@@ -39,6 +39,16 @@ def test_the_commands_of_fastapi_start_the_api(
         process.wait(timeout=20)
 
 
+def test_an_image_has_all_that_the_app_imports(copy: Path) -> None:
+    allowed = (ROOT / ".dockerignore").read_text().splitlines()
+
+    run = [sys.executable, "-c", "import main, manage"]
+    subprocess.run(run, cwd=copy, env=environment("sqlite:///tasks.db"), check=True)
+    for name in ("api", "migrations", "pyproject.toml", "requirements.txt"):
+        assert (copy / name).exists()
+        assert f"!{name}" in allowed
+
+
 def test_the_files_of_a_frontend_are_for_everyone(empty_database: str, tmp_path: Path) -> None:
     (tmp_path / "dist").mkdir()
     (tmp_path / "dist/index.html").write_text("<h1>Tasks</h1>")

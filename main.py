@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import Depends, FastAPI, Query, Request
+from fastapi import FastAPI, Query, Request
 
 from api import bulk, documentation, exports, lists, service, sign_in, tags, transfers, users
 from api.clock import now
@@ -10,10 +10,8 @@ from api.filters import IN_TRASH, NOT_IN_TRASH
 from api.locks import find_and_lock
 from api.middleware import EXCEPTION_HANDLERS, MIDDLEWARE
 from api.pages import Page, TaskQuery, read_page
-from api.problems import refuse_unknown_parameters
 from api.public import TaskId, find_task
 from api.retries import OnceDep
-from api.route_classes import ApiRoute
 from api.versions import (
     CreatedTask,
     IfMatch,
@@ -32,11 +30,10 @@ app = FastAPI(
     lifespan=service.lifespan,
     middleware=MIDDLEWARE,
     exception_handlers=EXCEPTION_HANDLERS,
-    # Without sign-in, there is no guard.
-    dependencies=[*sign_in.GUARD, Depends(refuse_unknown_parameters)],
+    dependencies=sign_in.GUARD,  # none, where sign-in is off
     **documentation.DOCUMENTATION,
 )
-app.router.route_class = ApiRoute  # documents what a route may answer, such as `NotFound`
+app.router.route_class = sign_in.ApiRoute  # documents what a route may answer, such as `NotFound`
 
 
 @app.post("/tasks", tags=["tasks"], status_code=201, response_model=TaskPublic)

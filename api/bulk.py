@@ -11,7 +11,7 @@ from api.locks import lock
 from api.problems import problem, raise_problems
 from api.public import PublicResponse, list_public
 from api.retries import OnceDep
-from api.route_classes import ApiRoute
+from api.sign_in import ApiRoute
 from api.writing import change_tasks, find_or_create_tags
 from database import SessionDep
 from models import Task, TaskBulkUpdate, TaskCreate, TaskPublic

@@ -23,7 +23,7 @@ from api.filters import TaskFilter
 from api.outages import is_unavailable, log_bug, log_outage
 from api.pages import select_matching
 from api.public import list_public
-from api.route_classes import ApiRoute
+from api.sign_in import ApiRoute
 from database import SessionDep, read_apart
 from models import Task, TaskPublic
 

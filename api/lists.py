@@ -7,7 +7,7 @@ from sqlmodel import col, func, select
 
 from api.filters import TaskFilter, is_overdue
 from api.pages import Page, RecentQuery, TaskQuery, read_page
-from api.route_classes import ApiRoute
+from api.sign_in import ApiRoute
 from database import SessionDep
 from models import Task, TaskPublic, TaskStats, TaskStatus
 

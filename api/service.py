@@ -5,14 +5,13 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import APIRouter, Depends, FastAPI
+from fastapi import APIRouter, FastAPI
 from sqlalchemy.exc import DBAPIError
 from sqlmodel import SQLModel
 
 from api.errors import Unavailable
 from api.outages import first_line, is_outage
 from api.postgresql import watch_connections
-from api.problems import refuse_unknown_parameters
 from api.route_classes import OpenRoute
 from api.schema import schema_is_current, upgrade_schema
 from config import settings
@@ -49,9 +48,7 @@ class State(SQLModel):
     status: str
 
 
-router = APIRouter(
-    tags=["service"], route_class=OpenRoute, dependencies=[Depends(refuse_unknown_parameters)]
-)
+router = APIRouter(tags=["service"], route_class=OpenRoute)
 
 
 # Some monitors send HEAD.

@@ -16,7 +16,6 @@ from api.errors import ApiError, Forbidden, SignInIsOff, Unauthorized
 from api.field_types import MAX_INTEGER, NO_NUL, Id
 from api.middleware import limit_receive
 from api.passwords import TooManyGuesses, dummy_hash, is_password
-from api.problems import refuse_unknown_parameters
 from api.route_classes import OpenRoute
 from config import settings
 from database import read_apart, reading_engine
@@ -97,9 +96,7 @@ class FormRoute(OpenRoute):
         return check_and_handle
 
 
-router = APIRouter(
-    tags=["users"], route_class=FormRoute, dependencies=[Depends(refuse_unknown_parameters)]
-)
+router = APIRouter(tags=["users"], route_class=FormRoute)
 
 
 def secret_key() -> str:
@@ -141,9 +138,11 @@ async def find_active(*conditions: Any) -> User | None:  # noqa: ANN401  # as `w
     return await read_apart(reading_engine, lambda session: session.exec(statement).one_or_none())
 
 
+get_token = OAuth2PasswordBearer("token", auto_error=False)
+
+
 async def require_user(
-    request: Request,
-    token: Annotated[str | None, Depends(OAuth2PasswordBearer("token", auto_error=False))],
+    request: Request, token: Annotated[str | None, Depends(get_token)]
 ) -> User | None:
     """Return who is signed in; raise 401 for others. The files of a frontend are for everyone."""
     if not isinstance(request.scope.get("route"), APIRoute):
@@ -169,11 +168,23 @@ async def get_no_user() -> None:
     """Return no user, since sign-in is off."""
 
 
+class ApiRoute(OpenRoute):
+    """A route behind the guard."""
+
+    errors = (*OpenRoute.errors, *((Unauthorized,) if settings.secret_key else ()))
+    security = None
+
+    async def require_user(self, request: Request) -> None:
+        """Raise 401 for strangers, if one has to sign in."""
+        if settings.secret_key:
+            await require_user(request, await get_token(request))
+
+
 # The user who is signed in, or None where sign-in is off.
 CurrentUserDep = Annotated[
     User | None, Depends(require_user if settings.secret_key else get_no_user)
 ]
-# What every route of the app depends on.
+# The dependencies of the app, so of each route that is added to it.
 GUARD = [Depends(require_user)] if settings.secret_key else []
 
 

@@ -15,7 +15,7 @@ from api.filters import NOT_IN_TRASH
 from api.locks import find_and_lock, lock
 from api.pages import Page, PageQuery, read_page
 from api.public import PublicResponse
-from api.route_classes import ApiRoute
+from api.sign_in import ApiRoute
 from database import SessionDep
 from models import Tag, TagDeleted, TagPublic, TagUpdate, Task, TaskTag, tag_key
 

@@ -12,8 +12,7 @@ from api.filters import NOT_IN_TRASH
 from api.locks import find_and_lock, lock_ids, lock_owners
 from api.pages import Page, PageQuery, read_page
 from api.public import TaskId, find_task
-from api.route_classes import ApiRoute
-from api.sign_in import CurrentUserDep
+from api.sign_in import ApiRoute, CurrentUserDep
 from api.versions import TaskResponse
 from config import settings
 from database import SessionDep

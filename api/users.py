@@ -14,8 +14,7 @@ from api.outages import first_line
 from api.pages import Page, PageQuery, TaskQuery, read_page
 from api.passwords import TooManyGuesses, hash_password, is_password
 from api.public import Created, PublicResponse, to_public
-from api.route_classes import ApiRoute
-from api.sign_in import CurrentAdminDep, CurrentUserDep, require_admin
+from api.sign_in import ApiRoute, CurrentAdminDep, CurrentUserDep, require_admin
 from api.transfers import transfer_to_nobody
 from database import SessionDep, read_apart, reading_engine
 from models import TaskPublic, User, UserCreate, UserDeleted, UserPublic, UserUpdate

@@ -15,7 +15,7 @@ from sqlmodel import Session
 from api.errors import ApiError, NotFound
 from api.locks import find_and_lock, lock, lock_ids
 from api.passwords import hasher
-from api.route_classes import ApiRoute
+from api.sign_in import ApiRoute
 from models import Tag, Task, User
 
 

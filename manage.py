@@ -128,7 +128,7 @@ def copy_table(table: Table, source: Connection, target: Connection) -> int:
     number = 0
     result = source.execute(table.select())
     sqlite_connection: Any = source.connection.dbapi_connection
-    sqlite_connection.deadline = inf  # this SELECT ends when all is copied
+    sqlite_connection.deadline = inf  # this SELECT has no time limit
     for rows in result.mappings().partitions(1000):
         target.execute(insert(table), [dict(row) for row in rows])
         number += len(rows)
@@ -139,7 +139,7 @@ def copy_table(table: Table, source: Connection, target: Connection) -> int:
     # SQLite notes the last id only of tables that never use one again.
     if last := last or source.execute(select(func.max(table.c.id))).scalar():
         sequence = func.pg_get_serial_sequence(f'"{table.name}"', "id")
-        target.execute(func.setval(sequence, last).select())
+        target.execute(func.setval(sequence, last).select())  # SELECT setval('task_id_seq', 17)
     return number
 
 
@@ -193,7 +193,7 @@ def copy(
     try:
         numbers = copy_database(from_engine, to_engine)
     finally:
-        from_engine.dispose()  # which leaves it in one file
+        from_engine.dispose()  # SQLite then merges `tasks.db-wal` into the file
     for name, number in numbers.items():
         typer.echo(f"Copied {number} rows of {name}")
 
@@ -215,7 +215,7 @@ def main() -> None:
     except DBAPIError as error:
         sys.exit(f"The database cannot be used: {first_line(error)}")
     finally:
-        engine.dispose()  # which leaves a SQLite database in one file
+        engine.dispose()  # SQLite then merges `tasks.db-wal` into the file
 
 
 if __name__ == "__main__":

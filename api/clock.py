@@ -12,7 +12,7 @@ is_stopped = ContextVar("is_stopped", default=False)
 
 
 def now() -> datetime:
-    """Return the current datetime, in UTC; raise RuntimeError in `stopped_clock`."""
+    """Return the current datetime, in UTC; raise RuntimeError while a kept statement is built."""
     if is_stopped.get():
         raise RuntimeError(
             "This statement is kept for later requests, which would get the datetime of this one:"
@@ -23,6 +23,7 @@ def now() -> datetime:
 
 def days_ago(days: int) -> BindParameter[datetime]:
     """Return the datetime that many days ago, which each execution of a statement computes anew."""
+    # A parameter whose value SQLAlchemy asks for when it executes the statement.
     return bindparam(None, callable_=lambda: now() - timedelta(days=days), type_=UTCDateTime())
 
 

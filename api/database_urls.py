@@ -44,6 +44,7 @@ def parse_url(database_url: str) -> URL:
         raise ValueError("is not the URL of a database") from None
     # SQLAlchemy does not read several hosts with ports, as in `postgres://a:5432,b:5432/tasks`
     # (https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-MULTIPLE-HOSTS).
+    # The rest is, for example, {"host": "a,b", "port": "5432,5432"}.
     user, password, database = (options.pop(key, None) for key in ("user", "password", "dbname"))
     return URL.create("postgresql", user, password, database=database, query=options)
 

@@ -38,7 +38,7 @@ DOCUMENTATION: dict[str, Any] = {
         {"name": "service", "description": "For monitors: whether the API works"},
     ],
     "license_info": {"name": "MIT", "identifier": "MIT"},
-    "servers": [{"url": "."}],  # where the document is, so that a path prefix needs no setting
+    "servers": [{"url": "."}],  # the API is where the document is, also behind a path prefix
     "root_path_in_servers": False,
     "docs_url": None,  # see `read_docs`
     "redoc_url": None,
@@ -77,7 +77,8 @@ PAGE = f"""<!DOCTYPE html>
 </body>
 </html>
 """
-# The browser runs this script and the files above, and asks no other origin for anything.
+# The browser runs this script, which it knows by its hash, and the files above. It asks no other
+# origin for anything.
 SCRIPT_HASH = b64encode(sha256(SCRIPT.encode()).digest()).decode()
 POLICY = (
     f"default-src 'none'; script-src 'self' 'sha256-{SCRIPT_HASH}'; style-src 'self'; "

@@ -67,8 +67,8 @@ def open_engine(database_url: SecretStr) -> Engine:
         **database.ENGINE_OPTIONS,
     )
     database.listen(engine)
-    # SQLAlchemy leaves it to drivers to begin a transaction, but ours wait until they are told. By
-    # an event, each statement would take a longer way through SQLAlchemy.
+    # SQLAlchemy expects drivers to begin transactions by themselves; ours do it when they are told.
+    # By an event, each statement would take a longer way through SQLAlchemy.
     engine.dialect.do_begin = begin  # type: ignore[method-assign]
     if is_sqlite:
         # SQLite has one writer at a time. If the others waited in SQLite itself, they would sleep

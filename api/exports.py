@@ -83,7 +83,7 @@ class ExportResponse(StreamingResponse):
     """A response that is cut when the database fails, so that no client takes it for complete."""
 
     async def stream_response(self, send: Send) -> None:
-        """Send all chunks; if the database fails, all but the empty last one, which ends a body."""
+        """Send all chunks; if the database fails, not the last one, so that clients see the cut."""
         try:
             await super().stream_response(send)
         except PoolTimeoutError as error:

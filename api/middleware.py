@@ -1,6 +1,7 @@
 """What every request and response goes through outside the routes: middleware, and error handlers.
 
-Each middleware takes an app and returns it wrapped (https://asgi.readthedocs.io).
+Each middleware takes an app and returns it wrapped (https://asgi.readthedocs.io): `scope` describes
+the request, `receive` returns its body in parts, and `send` sends the response in parts.
 """
 
 from collections.abc import Callable, Coroutine
@@ -28,6 +29,7 @@ def hide_query(app: ASGIApp) -> ASGIApp:
 
     async def hiding_app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope.get("query_string"):
+            # The span is the record of this request.
             trace.get_current_span().set_attribute("url.query", "REDACTED")
         await app(scope, receive, send)
 

@@ -23,7 +23,8 @@ logger = logging.getLogger("uvicorn.error")
 def first_line(error: DBAPIError) -> str:
     """Return what the database says is wrong, without what is stored or was sent.
 
-    More lines of PostgreSQL have what clients sent, and Python quotes a text that is not UTF-8.
+    Further lines of PostgreSQL repeat what was sent; behind ` with text `, Python repeats what is
+    stored.
     """
     return str(error.orig).partition("\n")[0].partition(" with text ")[0]
 
@@ -47,14 +48,11 @@ def is_outage(error: DBAPIError) -> bool:
         )
     if isinstance(original, psycopg2.OperationalError):
         return not str(original.pgcode).startswith("54")
-    return error.connection_invalidated  # by the pool, or by `replace_read_only`
+    return error.connection_invalidated  # the connection is lost, or now read-only
 
 
 async def is_unavailable(error: DBAPIError) -> bool:
-    """Return whether the error is an outage, or can be that of a schema that is too old.
-
-    Then a table or a column is missing.
-    """
+    """Return whether it is an outage, or may be that a schema too old lacks a table or a column."""
     may_be_the_schema = isinstance(error, OperationalError | ProgrammingError)
     return is_outage(error) or (may_be_the_schema and await schema_may_be_old())
 

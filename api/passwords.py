@@ -26,7 +26,7 @@ two_at_once = Semaphore(2)
 hash_threads = CapacityLimiter(2)
 MAX_WAITING = 20  # requests
 
-# In the memory of each process. They are few, since each costs a hash.
+# In the memory of each process. There are never many wrong guesses, since each costs a hash.
 guesses = FixedWindowRateLimiter(MemoryStorage())
 TEN_A_MINUTE = RateLimitItemPerMinute(10)
 

@@ -89,7 +89,8 @@ def connect_with_limits(
 ) -> object:
     """Return a connection with the time limits; or without them if it is one of a pooler.
 
-    PgBouncer refuses them, since its clients share their connections to PostgreSQL.
+    PgBouncer refuses them, since its clients share their connections to PostgreSQL. SQLAlchemy
+    calls this to connect, with more than it needs.
     """
     options = parameters.get("options", "")  # of the URL, which may have shorter limits
     try:
@@ -103,7 +104,7 @@ def connect_with_limits(
 
 def prepare(connection: PostgresqlConnection, _record: object) -> None:
     """Prepare a new connection; refuse a database that cannot store every text."""
-    connection.autocommit = True
+    connection.autocommit = True  # each statement is a transaction of its own
     encoding = connection.get_parameter_status("server_encoding")
     if encoding != "UTF8":
         raise psycopg2.OperationalError(f"its encoding is {encoding}, but must be UTF8")
@@ -115,6 +116,7 @@ def replace_lost(connection: PostgresqlConnection, *_: object) -> None:
     This reads what was received; `pool_pre_ping` would send a statement and wait.
     """
     try:
+        # Neither waits.
         connection.poll()  # reads the last message of the server
         connection.poll()  # reads that nothing follows
     except (psycopg2.OperationalError, psycopg2.InterfaceError):
@@ -141,14 +143,15 @@ def listen(engine: Engine) -> None:
     event.listen(engine, "connect", prepare)
     event.listen(engine, "checkout", replace_lost)
     event.listen(engine, "handle_error", replace_read_only)
-    for name in ("checkin", "close", "close_detached"):
+    for name in ("checkin", "close", "close_detached"):  # however the pool lets go of it
         event.listen(engine, name, end_wait)
 
 
 def end_long_waits(max_wait: float) -> None:
     """End the connections that wait longer for an answer, in seconds, as if PostgreSQL closed them.
 
-    libpq waits without a limit for a server that is frozen, or that waits for a replica.
+    libpq waits without a limit for a server that is frozen, or that waits for a replica. Its wait
+    fails when the TCP connection below is closed.
     """
     for connection, begin in waits.copy().items():
         if monotonic() - begin > max_wait:
@@ -162,7 +165,7 @@ def end_long_waits(max_wait: float) -> None:
 
 @asynccontextmanager
 async def watch_connections() -> AsyncIterator[None]:
-    """End the connections that wait too long; and at the end all, so that the process can stop."""
+    """End the connections that wait too long, beside the requests; and at the end all that wait."""
 
     async def watch() -> None:
         while True:

@@ -69,7 +69,7 @@ class Once:
         try:
             self.session.flush()  # which waits if another request is inserting this key
         except IntegrityError as error:
-            self.session.rollback()  # `row` keeps its values, since it was not stored
+            self.session.rollback()  # which leaves `row` as it is, since that was not stored
             return find_created(self.session, row, error)
         tasks = insert_tasks(self.session, task_creates, places, self.user)
         row.task_ids = [task.id for task in tasks]

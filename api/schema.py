@@ -11,6 +11,7 @@ from alembic.util import CommandError
 from sqlalchemy import Engine
 from sqlmodel import Session
 
+# Alembic runs the files in `migrations/versions`.
 alembic_config = Config(toml_file=Path(__file__).parents[1] / "pyproject.toml")
 
 

@@ -119,7 +119,7 @@ async def create_token(
     """
     key = secret_key()
     user = await find_active(col(User.username) == form.username)
-    password_hash = user.password_hash if user else dummy_hash
+    password_hash = user.password_hash if user else dummy_hash  # as slow for an unknown name
     password = form.password.get_secret_value()
     is_right = await is_password(request, form.username, password, password_hash)
     if user is None or not is_right:
@@ -144,7 +144,7 @@ get_token = OAuth2PasswordBearer("token", auto_error=False)
 async def require_user(
     request: Request, token: Annotated[str | None, Depends(get_token)]
 ) -> User | None:
-    """Return who is signed in; raise 401 for others. The files of a frontend are for everyone."""
+    """Return who is signed in; raise 401 for others. Files that the app serves are for everyone."""
     if not isinstance(request.scope.get("route"), APIRoute):
         return None
     try:

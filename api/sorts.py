@@ -42,7 +42,7 @@ class TaskSort(StrEnum):
 # What `after` holds for each field to sort by, as `3,17` for the priority: the value and the id of
 # the last row of a page. Both are text in a URL, which `Id` and `Priority` would refuse.
 CursorId = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
-EmptyIsNone = BeforeValidator(lambda value: value or None)
+EmptyIsNone = BeforeValidator(lambda value: value or None)  # `,17` is a task without `due_at`
 CURSORS: dict[str, TypeAdapter[Any]] = {
     "id": TypeAdapter(tuple[CursorId]),
     "title": TypeAdapter(tuple[FilterText, CursorId]),
@@ -124,5 +124,6 @@ def sort_by_due_at(
         return sort_by(undated, [task_id], sort, last[1:])
     reads = (sort_by(dated, [due_at, task_id], sort, last), sort_by(undated, [task_id], sort))
     both = union_all(*(read.limit(limit).subquery().select() for read in reads)).subquery()
+    # `both.c` has the columns of the union.
     dated_first = both.select().order_by(both.c.due_at.is_(None))
     return sort_by(dated_first, [both.c.due_at, both.c.id], sort)

@@ -29,7 +29,7 @@ class SqliteConnection(sqlite3.Connection):
         (https://www.sqlite.org/rescode.html#busy_snapshot).
         """
         cursor = self.cursor()
-        self.deadline = inf  # `timeout` is the limit of this wait
+        self.deadline = inf  # the option `timeout` below is the limit of this wait
         cursor.execute("BEGIN IMMEDIATE")
 
 
@@ -56,7 +56,7 @@ def prepare(connection: SqliteConnection, _record: object) -> None:
     # Its own lower(), by which text is compared ignoring case, knows only the letters A to Z.
     connection.create_function("lower", 1, lambda text: text and text.lower(), deterministic=True)
     if settings.database_statement_timeout:
-        same = proxy(connection)  # with a reference to itself, it would never be closed
+        same = proxy(connection)  # the function below must not keep the connection alive
         # Every 100 steps SQLite asks whether to end the statement. Only 100: to search one long
         # text is one step.
         connection.set_progress_handler(lambda: monotonic() > same.deadline, 100)

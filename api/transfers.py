@@ -78,5 +78,6 @@ def transfer_to_nobody(session: Session, user: User, by_user: User | None) -> No
     # INSERT INTO transfer (...) SELECT id, owner_id, NULL, ... FROM task WHERE ...
     transfers = select(*transfer.values()).where(of_user)
     session.exec(insert(Transfer).from_select([*transfer], transfers))
+    # As `Task.change` does, for all at once.
     changes = {"owner_id": None, "updated_at": now(), "version": Task.version + 1}
     session.exec(update(Task).where(of_user).values(changes))

@@ -49,8 +49,10 @@ limits: dict[Engine, ConnectionLimit] = {}
 
 def wait_for_connection(engine: Engine) -> ConnectionLimit:
     """Return what `async with` waits for: that the engine has a connection for one more request."""
-    number = settings.database_pool_size + settings.database_max_overflow
-    return limits.setdefault(engine, ConnectionLimit(number))
+    if engine not in limits:
+        number = settings.database_pool_size + settings.database_max_overflow
+        limits[engine] = ConnectionLimit(number)
+    return limits[engine]
 
 
 def open_engine(database_url: SecretStr) -> Engine:

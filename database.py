@@ -38,7 +38,7 @@ async def get_session(request: Request) -> AsyncIterator[Session]:
     else:
         async with wait_for_connection(engine):
             session = Session(engine, expire_on_commit=False)
-            try:  # instead of `with`, since a rollback may take long
+            try:  # not `with`, whose rollback would stop all other requests meanwhile
                 yield session
             finally:
                 await roll_back(session)

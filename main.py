@@ -33,7 +33,8 @@ app = FastAPI(
     dependencies=sign_in.GUARD,  # none, where sign-in is off
     **documentation.DOCUMENTATION,
 )
-app.router.route_class = sign_in.ApiRoute  # documents what a route may answer, such as `NotFound`
+# Documents the errors that the types of arguments name, as `TaskId` does `NotFound`.
+app.router.route_class = sign_in.ApiRoute
 
 
 @app.post("/tasks", tags=["tasks"], status_code=201, response_model=TaskPublic)
@@ -45,7 +46,7 @@ def create_task(task_create: TaskCreate, once: OnceDep, request: Request) -> Cre
     """
     task = once.insert_one(task_create)
     once.session.commit()
-    return CreatedTask(request, task)
+    return CreatedTask(request, task)  # a response, which FastAPI need not validate
 
 
 @app.get("/tasks", tags=["tasks"], response_model=list[TaskPublic])

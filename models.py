@@ -59,6 +59,7 @@ def only_where(condition: str) -> dict[str, Any]:
 
 
 LISTED = only_where("deleted_at IS NULL")
+SORT_FIELDS = ("title", "status", "priority", "due_at", "created_at", "updated_at")
 
 
 class TaskStatus(StrEnum):
@@ -96,8 +97,7 @@ class Task(TaskBase, table=True):
         # One for each order of the list, where the id decides between equal values. Without a name
         # of its own (None), an index gets that of its first column.
         Index(None, "id", **LISTED),
-        *(Index(None, field, "id", **LISTED) for field in ("title", "status", "priority")),
-        *(Index(None, field, "id", **LISTED) for field in ("due_at", "created_at", "updated_at")),
+        *(Index(None, field, "id", **LISTED) for field in SORT_FIELDS),
         # For `GET /tasks?status=pending&sort=-created_at`.
         Index("ix_task_status_created_at", "status", "created_at", "id", **LISTED),
         Index("ix_task_trash", "id", **only_where("deleted_at IS NOT NULL")),
@@ -112,7 +112,7 @@ class Task(TaskBase, table=True):
     tags: list[str] = Field(default=[], sa_type=JSON)
     owner_id: int | None = Field(default=None, foreign_key="user.id", ondelete="SET NULL")
     owner: Optional["User"] = Relationship(back_populates="tasks")
-    # Unique in one INSERT: by it, SQLAlchemy finds which new id belongs to which task.
+    # `writing.py` makes it unique in one INSERT: by it, SQLAlchemy finds which task got which id.
     created_at: datetime = Field(default_factory=now, sa_column_kwargs={"insert_sentinel": True})
     updated_at: datetime = Field(default_factory=now)
     completed_at: datetime | None = None

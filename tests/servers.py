@@ -174,7 +174,9 @@ def fill(engine: Engine, number: int) -> None:
     values |= dict.fromkeys(("created_at", "updated_at"), datetime.now(UTC))
     known = {name: value for name, value in values.items() if name in user.columns}
     has_names = "tags" in Table("task", MetaData(), autoload_with=engine).columns
-    names, json = (", tags", f", CAST({NAMES} AS JSON)") if has_names else ("", "")
+    # SQLite keeps JSON as text, and would make a number of what is cast to it.
+    json_type = {"sqlite": "TEXT", "postgresql": "JSON"}[engine.dialect.name]
+    names, json = (", tags", f", CAST({NAMES} AS {json_type})") if has_names else ("", "")
     tasks = f"""
         WITH RECURSIVE numbers(i) AS (
             SELECT CAST(1 AS BIGINT) UNION ALL SELECT i + 1 FROM numbers WHERE i < :number

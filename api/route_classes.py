@@ -83,13 +83,13 @@ class OpenRoute(APIRoute):
 
         async def check_and_handle(request: Request) -> Response:
             if problems := [*find_unknown_parameters(request, self.query_parameters)]:
-                await self.require_user(request)
+                await self.refuse_strangers(request)
                 raise_problems(problems)
             return await handle(request)
 
         return check_and_handle
 
-    async def require_user(self, request: Request) -> None:
+    async def refuse_strangers(self, request: Request) -> None:
         """Raise 401 for strangers, who are told of nothing else, where one has to sign in."""
 
 

@@ -174,7 +174,7 @@ class ApiRoute(OpenRoute):
     errors = (*OpenRoute.errors, *((Unauthorized,) if settings.secret_key else ()))
     security = None
 
-    async def require_user(self, request: Request) -> None:
+    async def refuse_strangers(self, request: Request) -> None:
         """Raise 401 for strangers, if one has to sign in."""
         if settings.secret_key:
             await require_user(request, await get_token(request))

@@ -23,7 +23,7 @@ class NotTheirs(ApiError, status=409):
     """The task does not belong to `from_user_id`."""
 
 
-# With sign-in, who creates a task owns it, so the example of the model does not fit a new one.
+# With sign-in, a new task has an owner, unlike in the example of the model.
 EXAMPLE = Body(
     openapi_examples={"from user 1 to user 2": {"value": {"from_user_id": 1, "to_user_id": 2}}}
     if settings.secret_key
@@ -67,7 +67,7 @@ def read_transfers(
 def transfer_to_nobody(session: Session, user: User, by_user: User | None) -> None:
     """Transfer all tasks of a user to nobody, however many they are."""
     of_user = with_parent(user, User.tasks)  # type: ignore[arg-type]  # `user.tasks`, as a condition
-    lock_ids(session, Task, of_user)  # or another request could transfer one between both
+    lock_ids(session, Task, of_user)  # or another request could transfer one meanwhile
     transfer = {
         "task_id": col(Task.id),
         "from_user_id": col(Task.owner_id),

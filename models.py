@@ -2,18 +2,20 @@
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Optional
-from unicodedata import normalize
+from typing import Any, ClassVar, Optional
 
-from pydantic import MISSING, StrictBool
+from pydantic import MISSING, StrictBool, model_validator
 from sqlmodel import (
     JSON,
+    BigInteger,
     CheckConstraint,
     Enum,
     Field,
     Index,
+    Integer,
     Relationship,
     SQLModel,
+    Text,
     UniqueConstraint,
     text,
 )
@@ -32,7 +34,9 @@ from api.field_types import (
     Title,
     Username,
     UtcDatetime,
+    Version,
 )
+from api.folding import fold, fold_title
 
 # A migration can replace a constraint only by its name.
 SQLModel.metadata.naming_convention = {
@@ -44,6 +48,10 @@ SQLModel.metadata.naming_convention = {
 }
 # As on PostgreSQL, the id of a deleted row is never used again.
 NEVER_REUSE_IDS = {"sqlite_autoincrement": True}
+# SQLite's integers have 64 bits in any case, and its ids have to be INTEGER.
+ID: Any = BigInteger().with_variant(Integer, "sqlite")
+# What is compared by code points, as SQLite compares every text.
+FOLDED: Any = Text().with_variant(Text(collation="C"), "postgresql")
 # So in the documentation no field of a public variant is optional.
 ALL_FIELDS_ARE_SENT: Any = {"json_schema_serialization_defaults_required": True}
 
@@ -59,7 +67,27 @@ def only_where(condition: str) -> dict[str, Any]:
 
 
 LISTED = only_where("deleted_at IS NULL")
-SORT_FIELDS = ("title", "status", "priority", "due_at", "created_at", "updated_at")
+SORT_FIELDS = ("folded_title", "status", "priority", "due_at", "created_at", "updated_at")
+
+
+class Body(SQLModel):
+    """What a client sends: unknown fields are refused, so that no value is lost in silence.
+
+    What a client received, it may send back: fields that it can only see are ignored.
+    """
+
+    model_config = {"extra": "forbid"}
+
+    public: ClassVar[type[SQLModel]] = SQLModel  # what clients receive
+
+    @model_validator(mode="before")
+    @classmethod
+    def ignore_what_is_only_seen(cls, body: Any) -> Any:  # noqa: ANN401  # a client may send anything
+        """Return the body without the fields that clients can only see."""
+        if not isinstance(body, dict):
+            return body
+        only_seen = cls.public.model_fields.keys() - cls.model_fields.keys()
+        return {name: value for name, value in body.items() if name not in only_seen}
 
 
 class TaskStatus(StrEnum):
@@ -106,11 +134,13 @@ class Task(TaskBase, table=True):
         NEVER_REUSE_IDS,
     )
 
-    id: int | None = Field(default=None, primary_key=True)
+    id: int | None = Field(default=None, primary_key=True, sa_type=ID)
     # A copy of the names of its tags, kept by `writing.py` and `tags.py`, so that a list needs no
     # other table.
     tags: list[str] = Field(default=[], sa_type=JSON)
-    owner_id: int | None = Field(default=None, foreign_key="user.id", ondelete="SET NULL")
+    owner_id: int | None = Field(
+        default=None, foreign_key="user.id", ondelete="SET NULL", sa_type=ID
+    )
     owner: Optional["User"] = Relationship(back_populates="tasks")
     # `writing.py` makes it unique in one INSERT: by it, SQLAlchemy finds which task got which id.
     created_at: datetime = Field(default_factory=now, sa_column_kwargs={"insert_sentinel": True})
@@ -118,64 +148,26 @@ class Task(TaskBase, table=True):
     completed_at: datetime | None = None
     deleted_at: datetime | None = None
     version: int = 1
+    # What `q` searches, and what a sort by title compares.
+    folded_title: str = Field(default="", sa_type=FOLDED)
+    folded_description: str | None = Field(default=None, sa_type=FOLDED)
 
     def change(self, values: dict[str, Any]) -> None:
         """Set the values; if any is new, this is a new version of the task."""
         if any(getattr(self, name) != value for name, value in values.items()):
             self.sqlmodel_update(values)
-            self.set_completed_at()
+            self.set_what_follows()
             self.updated_at = now()
             self.version += 1
 
-    def set_completed_at(self) -> None:
-        """Set `completed_at` when the status becomes completed; clear it when that changes."""
+    def set_what_follows(self) -> None:
+        """Set the fields that follow from others: the folded texts, and `completed_at`."""
+        self.folded_title = fold_title(self.title)
+        self.folded_description = self.description and fold(self.description)
         if self.status != TaskStatus.completed:
             self.completed_at = None
         elif self.completed_at is None:
             self.completed_at = now()
-
-
-# MISSING is the value of a field that was not sent. `model_dump()` leaves it out, and a field with
-# this default can refuse null, unlike a field whose default is None.
-
-
-class TaskCreate(TaskBase):
-    """What a client sends to create a task."""
-
-    model_config = example(
-        title="Write the report",
-        description="Ten pages, and a summary",
-        status="pending",
-        priority=3,
-        due_at="2027-01-29T18:00:00+01:00",
-        tags=["report"],
-    )
-
-    tags: TagNames = []
-    owner_id: Id | MISSING | None = Field(
-        default=MISSING, description="A user, or null for nobody. By default, who is signed in"
-    )
-
-
-class TaskUpdate(SQLModel):
-    """What a client sends to change a task. Fields that are not sent stay as they are."""
-
-    model_config = example(status="in_progress", due_at="2027-02-05T18:00:00+01:00")
-
-    title: Title | MISSING = MISSING
-    description: Description | MISSING | None = MISSING
-    status: TaskStatus | MISSING = MISSING
-    priority: Priority | MISSING = MISSING
-    due_at: UtcDatetime | MISSING | None = MISSING
-    tags: TagNames | MISSING = MISSING
-
-
-class TaskBulkUpdate(TaskUpdate):
-    """What a client sends to change one of many tasks."""
-
-    model_config = example(id=1, priority=4, due_at="2027-02-05T18:00:00+01:00")
-
-    id: Id
 
 
 class TaskPublic(TaskBase):
@@ -191,6 +183,57 @@ class TaskPublic(TaskBase):
     completed_at: datetime | None
     deleted_at: datetime | None
     version: int
+
+
+# MISSING is the value of a field that was not sent. `model_dump()` leaves it out, and a field with
+# this default can refuse null, unlike a field whose default is None.
+
+
+class TaskCreate(TaskBase, Body):
+    """What a client sends to create a task."""
+
+    public = TaskPublic
+    model_config = example(
+        title="Write the report",
+        description="Ten pages, and a summary",
+        status="pending",
+        priority=3,
+        due_at="2027-01-29T18:00:00+01:00",
+        tags=["report"],
+    )
+
+    tags: TagNames = []
+    owner_id: Id | MISSING | None = Field(
+        default=MISSING, description="A user, or null for nobody. By default, who is signed in"
+    )
+
+
+class TaskUpdate(Body):
+    """What a client sends to change a task. Fields that are not sent stay as they are."""
+
+    public = TaskPublic
+    model_config = example(status="in_progress", due_at="2027-02-05T18:00:00+01:00")
+
+    title: Title | MISSING = MISSING
+    description: Description | MISSING | None = MISSING
+    status: TaskStatus | MISSING = MISSING
+    priority: Priority | MISSING = MISSING
+    due_at: UtcDatetime | MISSING | None = MISSING
+    tags: TagNames | MISSING = MISSING
+    owner_id: Id | MISSING | None = Field(
+        default=MISSING, description="The owner that the task has: a transfer changes it"
+    )
+    version: Version | MISSING = Field(
+        default=MISSING, description="The version that you know: another one is not changed"
+    )
+
+
+class TaskBulkUpdate(TaskUpdate):
+    """What a client sends to change one of many tasks."""
+
+    model_config = example(id=1, priority=4, due_at="2027-02-05T18:00:00+01:00")
+
+    id: Id
 
 
 class TaskStats(SQLModel):
@@ -215,16 +258,8 @@ class TaskTag(SQLModel, table=True):
     __tablename__ = "task_tag"
     __table_args__ = (Index(None, "tag_id", "task_id"),)
 
-    task_id: int = Field(foreign_key="task.id", ondelete="CASCADE", primary_key=True)
-    tag_id: int = Field(foreign_key="tag.id", ondelete="CASCADE", primary_key=True)
-
-
-def tag_key(name: str) -> str:
-    """Return what names of one tag have in common: they differ only in case, or in encoding.
-
-    `É` may be encoded as one character or as two (https://www.unicode.org/reports/tr15/).
-    """
-    return normalize("NFC", name.lower())
+    task_id: int = Field(foreign_key="task.id", ondelete="CASCADE", primary_key=True, sa_type=ID)
+    tag_id: int = Field(foreign_key="tag.id", ondelete="CASCADE", primary_key=True, sa_type=ID)
 
 
 class TagBase(SQLModel):
@@ -236,16 +271,12 @@ class TagBase(SQLModel):
 class Tag(TagBase, table=True):
     """The table of tags. The name is kept as it was first written."""
 
-    __table_args__ = (UniqueConstraint("key"), NEVER_REUSE_IDS)
+    __table_args__ = (UniqueConstraint("folded_name"), NEVER_REUSE_IDS)
 
-    id: int | None = Field(default=None, primary_key=True)
-    key: str  # the `tag_key` of the name
+    id: int | None = Field(default=None, primary_key=True, sa_type=ID)
+    folded_name: str = Field(sa_type=FOLDED)  # names that are equal when folded are one tag
     # The links go with the tag by `ondelete`, without being read before.
     tasks: list[Task] = Relationship(link_model=TaskTag, passive_deletes=True)
-
-
-class TagUpdate(TagBase):
-    """What a client sends to rename a tag."""
 
 
 class TagPublic(TagBase):
@@ -253,6 +284,12 @@ class TagPublic(TagBase):
 
     id: int
     task_count: int = Field(description="How many tasks have it, without those in the trash")
+
+
+class TagUpdate(TagBase, Body):
+    """What a client sends to rename a tag."""
+
+    public = TagPublic
 
 
 class TagDeleted(SQLModel):
@@ -276,7 +313,7 @@ class User(UserBase, table=True):
 
     __table_args__ = (UniqueConstraint("username"), UniqueConstraint("email"), NEVER_REUSE_IDS)
 
-    id: int | None = Field(default=None, primary_key=True)
+    id: int | None = Field(default=None, primary_key=True, sa_type=ID)
     is_active: bool = True
     password_hash: str = Field(repr=False)
     # Tokens with another version are not valid.
@@ -287,9 +324,21 @@ class User(UserBase, table=True):
     tasks: list[Task] = Relationship(back_populates="owner", passive_deletes="all")
 
 
-class UserCreate(UserBase):
+class UserPublic(UserBase):
+    """What a client sees of a user."""
+
+    model_config = ALL_FIELDS_ARE_SENT
+
+    id: int
+    is_active: bool
+    created_at: datetime
+    updated_at: datetime
+
+
+class UserCreate(UserBase, Body):
     """What a client sends to create a user."""
 
+    public = UserPublic
     model_config = example(
         username="bob",
         email="bob@example.com",
@@ -300,9 +349,10 @@ class UserCreate(UserBase):
     password: Password
 
 
-class UserUpdate(SQLModel):
+class UserUpdate(Body):
     """What a client sends to change a user. Fields that are not sent stay as they are."""
 
+    public = UserPublic
     model_config = example(full_name="Robert Brown")
 
     username: Username | MISSING = MISSING
@@ -318,17 +368,6 @@ class UserUpdate(SQLModel):
     )
 
 
-class UserPublic(UserBase):
-    """What a client sees of a user."""
-
-    model_config = ALL_FIELDS_ARE_SENT
-
-    id: int
-    is_active: bool
-    created_at: datetime
-    updated_at: datetime
-
-
 class UserDeleted(SQLModel):
     """What a client sees of a user that it deleted."""
 
@@ -339,8 +378,8 @@ class UserDeleted(SQLModel):
 class TransferBase(SQLModel):
     """The owner of a task before and after, where null is nobody."""
 
-    from_user_id: Id | None = Field(schema_extra={"examples": [None]})
-    to_user_id: Id | None = Field(schema_extra={"examples": [1]})
+    from_user_id: Id | None = Field(sa_type=ID, schema_extra={"examples": [None]})
+    to_user_id: Id | None = Field(sa_type=ID, schema_extra={"examples": [1]})
 
 
 class Transfer(TransferBase, table=True):
@@ -348,14 +387,10 @@ class Transfer(TransferBase, table=True):
 
     __table_args__ = (Index(None, "task_id", "id"), NEVER_REUSE_IDS)
 
-    id: int | None = Field(default=None, primary_key=True)
-    task_id: int = Field(foreign_key="task.id", ondelete="CASCADE")
-    by_user_id: int | None
+    id: int | None = Field(default=None, primary_key=True, sa_type=ID)
+    task_id: int = Field(foreign_key="task.id", ondelete="CASCADE", sa_type=ID)
+    by_user_id: int | None = Field(sa_type=ID)
     created_at: datetime = Field(default_factory=now)
-
-
-class TransferCreate(TransferBase):
-    """What a client sends to give a task to another user."""
 
 
 class TransferPublic(TransferBase):
@@ -367,14 +402,20 @@ class TransferPublic(TransferBase):
     created_at: datetime
 
 
+class TransferCreate(TransferBase, Body):
+    """What a client sends to give a task to another user."""
+
+    public = TransferPublic
+
+
 class IdempotencyKey(SQLModel, table=True):
     """The table of the `Idempotency-Key` of each request, and of the tasks that it created."""
 
     __tablename__ = "idempotency_key"
     __table_args__ = (UniqueConstraint("user_id", "key"),)
 
-    id: int | None = Field(default=None, primary_key=True)
-    user_id: int  # 0 without sign-in, since UNIQUE would let NULL repeat
+    id: int | None = Field(default=None, primary_key=True, sa_type=ID)
+    user_id: int = Field(sa_type=ID)  # 0 without sign-in, since UNIQUE would let NULL repeat
     key: str
     # Of the body, which has to be the same; None from before version 0005 of the schema.
     request_hash: str | None

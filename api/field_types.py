@@ -26,6 +26,7 @@ def require_number(value: object) -> object:
 
 
 Id = Annotated[int, Field(ge=1, le=MAX_INTEGER), BeforeValidator(require_number)]
+Version = Id  # likewise a positive integer
 Priority = Annotated[int, Field(ge=0, le=5), BeforeValidator(require_number)]
 
 

@@ -40,12 +40,8 @@ def is_outage(error: DBAPIError) -> bool:
     original = error.orig
     # Not their subclasses: an IntegrityError, for one, is a bug.
     if type(original) in (sqlite3.OperationalError, sqlite3.DatabaseError):
-        # A text that is not UTF-8 is a damaged file. Python's own error for it has no code, and the
-        # `lower` of `sqlite.py` fails with SQLITE_ERROR.
-        return (
-            getattr(original, "sqlite_errorcode", None) != sqlite3.SQLITE_ERROR
-            or str(original) == "user-defined function raised exception"
-        )
+        # Python's own error for a text that is not UTF-8, so for a damaged file, has no code.
+        return getattr(original, "sqlite_errorcode", None) != sqlite3.SQLITE_ERROR
     if isinstance(original, psycopg2.OperationalError):
         return not str(original.pgcode).startswith("54")
     return error.connection_invalidated  # the connection is lost, or now read-only

@@ -4,12 +4,19 @@ from enum import StrEnum
 from operator import gt, lt
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, GetJsonSchemaHandler, TypeAdapter, ValidationError
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    GetJsonSchemaHandler,
+    TypeAdapter,
+    ValidationError,
+)
 from pydantic_core import CoreSchema, to_jsonable_python
 from sqlalchemy import Row, Select
 from sqlmodel import Field, asc, col, desc, tuple_, union_all
 
 from api.field_types import MAX_INTEGER, FilterText, UtcDatetime
+from api.folding import fold_title
 from models import Task, TaskStatus
 
 
@@ -45,7 +52,7 @@ CursorId = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
 EmptyIsNone = BeforeValidator(lambda value: value or None)  # `,17` is a task without `due_at`
 CURSORS: dict[str, TypeAdapter[Any]] = {
     "id": TypeAdapter(tuple[CursorId]),
-    "title": TypeAdapter(tuple[FilterText, CursorId]),
+    "title": TypeAdapter(tuple[Annotated[FilterText, AfterValidator(fold_title)], CursorId]),
     "status": TypeAdapter(tuple[TaskStatus, CursorId]),
     "priority": TypeAdapter(tuple[Annotated[int, Field(ge=0, le=5)], CursorId]),
     "due_at": TypeAdapter(tuple[Annotated[UtcDatetime | None, EmptyIsNone], CursorId]),
@@ -91,7 +98,8 @@ def sort_page(
     if field == "due_at":
         page = sort_by_due_at(statement, sort, last, offset + limit)
     else:
-        columns = [table.id] if field == "id" else [getattr(table, field), table.id]
+        column = "folded_title" if field == "title" else field
+        columns = [table.id] if field == "id" else [getattr(table, column), table.id]
         page = sort_by(statement, columns, sort, last)
     return page.offset(offset).limit(limit)
 

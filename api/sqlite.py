@@ -53,8 +53,6 @@ def prepare(connection: SqliteConnection, _record: object) -> None:
     connection.execute("PRAGMA journal_mode = WAL")  # readers do not wait for the writer
     connection.execute("PRAGMA synchronous = FULL")  # a commit survives a power cut
     connection.execute("PRAGMA foreign_keys = ON")
-    # Its own lower(), by which text is compared ignoring case, knows only the letters A to Z.
-    connection.create_function("lower", 1, lambda text: text and text.lower(), deterministic=True)
     if settings.database_statement_timeout:
         same = proxy(connection)  # the function below must not keep the connection alive
         # Every 100 steps SQLite asks whether to end the statement. Only 100: to search one long

@@ -12,12 +12,13 @@ from sqlmodel import Session, SQLModel, col, func, select
 
 from api.errors import ApiError, NotFound
 from api.filters import NOT_IN_TRASH
+from api.folding import fold
 from api.locks import find_and_lock, lock
 from api.pages import Page, PageQuery, read_page
 from api.public import PublicResponse
 from api.sign_in import ApiRoute
 from database import SessionDep
-from models import Tag, TagDeleted, TagPublic, TagUpdate, Task, TaskTag, tag_key
+from models import Tag, TagDeleted, TagPublic, TagUpdate, Task, TaskTag
 
 PORTION = 1000  # tasks that a rename holds in memory
 
@@ -48,7 +49,7 @@ def rename_tag(
     tag = find_and_lock(session, Tag, tag_id)
     old_name, new_name = tag.name, tag_update.name
     if new_name != old_name:
-        tag.name, tag.key = new_name, tag_key(new_name)
+        tag.name, tag.folded_name = new_name, fold(new_name)
         try:
             session.flush()
         except IntegrityError:
@@ -81,7 +82,7 @@ def replace_name(session: Session, tag: Tag, old_name: str, new_names: list[str]
             # Meanwhile, a task may have lost the tag.
             if old_name in task.tags:
                 names = [name for name in task.tags if name != old_name]
-                task.change({"tags": sorted(names + new_names, key=tag_key)})
+                task.change({"tags": sorted(names + new_names, key=fold)})
         session.flush()
         last_id = tasks[-1].id
         session.expunge_all()  # forget the tasks, but not the tag

@@ -9,15 +9,16 @@ from sqlalchemy.orm.attributes import flag_modified
 from sqlmodel import Session, col, delete, insert, inspect
 
 from api.clock import now
+from api.folding import fold
 from api.locks import AGAINST_DELETION, lock, lock_owners
 from api.problems import Place
-from models import Tag, Task, TaskCreate, TaskTag, TaskUpdate, User, tag_key
+from models import Tag, Task, TaskCreate, TaskTag, TaskUpdate, User
 
 # Its ids come back in the order of the tasks, by the sentinel of `Task.created_at`. For one task,
 # `add` and `flush` of the session took 610 µs; this takes 420.
 INSERT_TASKS = insert(Task).returning(col(Task.id), sort_by_parameter_order=True)
 
-Tags = dict[str, Tag]  # by their keys
+Tags = dict[str, Tag]  # by their folded names
 
 
 def find_or_create_tags(session: Session, sent: Iterable[Task | TaskUpdate]) -> Tags:
@@ -27,16 +28,16 @@ def find_or_create_tags(session: Session, sent: Iterable[Task | TaskUpdate]) -> 
     """
     names = [name for each in sent if each.tags is not MISSING for name in each.tags]
     # Of names that differ in case, the first is kept.
-    by_key = {tag_key(name): name for name in reversed(names)}
+    by_key = {fold(name): name for name in reversed(names)}
     return find_or_create(session, by_key) if by_key else {}
 
 
 def find_or_create(session: Session, names: dict[str, str]) -> Tags:
     """Return the tags with these keys; create those that are missing with the names."""
-    found = lock(session, Tag, col(Tag.key).in_(names), **AGAINST_DELETION)
-    tags = {tag.key: tag for tag in found}
+    found = lock(session, Tag, col(Tag.folded_name).in_(names), **AGAINST_DELETION)
+    tags = {tag.folded_name: tag for tag in found}
     # In the order of their keys, so that no two requests wait for each other.
-    new = {key: Tag(name=names[key], key=key) for key in sorted(names.keys() - tags.keys())}
+    new = {key: Tag(name=names[key], folded_name=key) for key in sorted(names.keys() - tags.keys())}
     if not new:
         return tags
     try:
@@ -49,15 +50,13 @@ def find_or_create(session: Session, names: dict[str, str]) -> Tags:
 
 def sorted_names(tags: Tags, names: Iterable[str]) -> list[str]:
     """Return the names of these tags as they were first written, each once and in order."""
-    return [tags[key].name for key in sorted({tag_key(name) for name in names})]
+    return [tags[key].name for key in sorted({fold(name) for name in names})]
 
 
 def insert_links(session: Session, tasks: Iterable[Task], tags: Tags) -> None:
     """Link tasks to their tags, by one statement."""
     links = [
-        {"task_id": task.id, "tag_id": tags[tag_key(name)].id}
-        for task in tasks
-        for name in task.tags
+        {"task_id": task.id, "tag_id": tags[fold(name)].id} for task in tasks for name in task.tags
     ]
     if links:
         session.connection().execute(insert(TaskTag), links)
@@ -69,7 +68,7 @@ def new_task(task_create: TaskCreate, current_user: User | None, created_at: dat
     owner = {"owner_id": current_user.id} if current_user else {}
     datetimes = {"created_at": created_at, "updated_at": created_at}
     task = Task.model_validate(owner | task_create.model_dump() | datetimes)
-    task.set_completed_at()
+    task.set_what_follows()
     return task
 
 

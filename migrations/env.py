@@ -1,8 +1,11 @@
 """What Alembic runs for each of its commands: it connects the migrations to the database."""
 
+import logging
+from time import monotonic
 from typing import Any
 
 from alembic import context
+from alembic.runtime.migration import MigrationInfo
 from sqlalchemy import Table, event
 from sqlmodel import SQLModel
 
@@ -17,6 +20,19 @@ LOCK = 0x7461736B  # "task" in ASCII
 def keep_autoincrement(_inspector: object, table: Table, _column: object) -> None:
     """Keep what SQLAlchemy does not see in a table that SQLite must copy to alter it."""
     table.kwargs["sqlite_autoincrement"] = True
+
+
+logger = logging.getLogger("uvicorn.error")
+times = [monotonic()]  # when each migration ended
+
+
+def log_migration(*_: object, **about: Any) -> None:
+    """Log which migration was run, and how long it took. Alembic calls this with the step."""
+    times.append(monotonic())
+    step: MigrationInfo = about["step"]
+    ran = "Ran" if step.is_upgrade else "Undid"
+    seconds = times[-1] - times[-2]
+    logger.info("%s the migration %s in %.1f s", ran, step.up_revision_id, seconds)
 
 
 # `upgrade_schema` gives one, the command `alembic` does not.
@@ -43,6 +59,7 @@ with engine.connect() as connection:
             connection=connection,
             target_metadata=SQLModel.metadata,
             render_as_batch=True,
+            on_version_apply=log_migration,
             autogenerate_plugins=["alembic.autogenerate.*", "alembic.ext.checkconstraint_byname"],
         )
         with context.begin_transaction():

@@ -11,6 +11,7 @@ from sqlalchemy import Engine
 from sqlmodel import Session, select
 
 import models
+from api.folding import fold
 
 Task = dict[str, Any]
 User = dict[str, Any]
@@ -70,9 +71,7 @@ def assert_tags_agree_with_links(engine: Engine) -> None:
         by_links: dict[int | None, list[str]] = {task_id: [] for task_id in tags}
         for task_id, name in session.exec(links):
             by_links[task_id].append(name)
-    assert tags == {
-        task_id: sorted(names, key=models.tag_key) for task_id, names in by_links.items()
-    }
+    assert tags == {task_id: sorted(names, key=fold) for task_id, names in by_links.items()}
 
 
 def sign_in(server: ApiServer, username: str, password: str = PASSWORD) -> httpx2.Client:

@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
-from unicodedata import normalize
 
 import httpx2
 import pytest
@@ -18,6 +17,7 @@ from hypothesis.configuration import set_hypothesis_home_dir
 from hypothesis.stateful import initialize, invariant, precondition, rule
 from sqlalchemy import Engine, text
 
+from api.folding import fold
 from api.sorts import TaskSort
 from models import TaskCreate, UserCreate
 
@@ -83,7 +83,7 @@ def trimmed(fields: Row) -> Row:
 
 def tag_key(name: str) -> str:
     """Return what all names of one tag have in common."""
-    return normalize("NFC", name.strip().lower())
+    return fold(name.strip())
 
 
 def tag_keys(names: Iterable[str]) -> set[str]:
@@ -137,7 +137,9 @@ FILTERS: dict[str, Callable[[Row, Any], bool]] = {
     "status": lambda task, it: task["status"] in it,
     "priority_min": lambda task, it: task["priority"] >= it,
     "priority_max": lambda task, it: task["priority"] <= it,
-    "q": lambda task, it: it.lower() in f"{task['title']}\n{task['description'] or ''}".lower(),
+    "q": lambda task, it: (
+        fold(it) in fold(task["title"]) or fold(it) in fold(task["description"] or "")
+    ),
     "created_after": lambda task, it: parse(task["created_at"]) > parse(it),
     "created_before": lambda task, it: parse(task["created_at"]) < parse(it),
     "due_after": lambda task, it: is_due(task, parse(it), LAST),

@@ -14,8 +14,8 @@ from api.public import TaskId, find_task
 from api.retries import OnceDep
 from api.versions import (
     CreatedTask,
-    IfMatch,
     IfNoneMatch,
+    PreconditionsHeader,
     TaskResponse,
     raise_if_not_modified,
     require_version,
@@ -26,7 +26,7 @@ from models import Task, TaskCreate, TaskDeleted, TaskPublic, TaskUpdate
 
 app = FastAPI(
     title="Task API",
-    version="1.3.0",
+    version="2.0.0",
     lifespan=service.lifespan,
     middleware=MIDDLEWARE,
     exception_handlers=EXCEPTION_HANDLERS,
@@ -39,7 +39,7 @@ app.router.route_class = sign_in.ApiRoute
 
 @app.post("/tasks", tags=["tasks"], status_code=201, response_model=TaskPublic)
 def create_task(task_create: TaskCreate, once: OnceDep, request: Request) -> CreatedTask:
-    """Create a task. Only the title is required. Other fields are ignored.
+    """Create a task. Only the title is required.
 
     With an `Idempotency-Key`, the request may be sent again for seven days. It then creates
     nothing, and returns the task that the first request created, as it is now.
@@ -72,44 +72,50 @@ def read_task(
 
 @app.patch("/tasks/{task_id:id}", tags=["tasks"], response_model=TaskPublic)
 def update_task(
-    task_id: TaskId, task_update: TaskUpdate, session: SessionDep, if_match: IfMatch = None
+    task_id: TaskId,
+    task_update: TaskUpdate,
+    preconditions: PreconditionsHeader,
+    session: SessionDep,
 ) -> TaskResponse:
     """Change only the fields that are sent, with `PUT` too. Null clears `description` and `due_at`.
 
-    `tags` replaces all tags of the task; tags that do not exist are created. Other fields are
-    ignored, so that a task may be sent back as it was received.
+    `tags` replaces all tags of the task; tags that do not exist are created. A task may be sent
+    back as it was received: if its `version` is sent, it is changed only if it still has that one.
     """
     # It locks the tags. Tasks are locked after them, or two requests could wait for each other.
     found_tags = find_or_create_tags(session, [task_update])
     task = find_and_lock(session, Task, task_id, NOT_IN_TRASH)
-    require_version(task, if_match)
-    change_tasks(session, [task], [task_update], found_tags)
+    require_version(task, preconditions, task_update.version)
+    change_tasks(session, [task], [task_update], [("body",)], found_tags)
     session.commit()
     return TaskResponse(task)
 
 
 @app.put("/tasks/{task_id:id}", tags=["tasks"], response_model=TaskPublic)
 def put_task(
-    task_id: TaskId, task_update: TaskUpdate, session: SessionDep, if_match: IfMatch = None
+    task_id: TaskId,
+    task_update: TaskUpdate,
+    preconditions: PreconditionsHeader,
+    session: SessionDep,
 ) -> TaskResponse:
     """Change only the fields that are sent, as `PATCH` does: no field goes back to its default."""
-    return update_task(task_id, task_update, session, if_match)
+    return update_task(task_id, task_update, preconditions, session)
 
 
 @app.delete("/tasks/{task_id:id}", tags=["tasks"])
 def delete_task(
     task_id: TaskId,
+    preconditions: PreconditionsHeader,
     session: SessionDep,
     *,
     permanent: Annotated[
         bool, Query(description="Delete it for good, also from the trash")
     ] = False,
-    if_match: IfMatch = None,
 ) -> TaskDeleted:
     """Move a task to the trash, which `GET /tasks?deleted=true` lists; or delete it for good."""
     conditions = [] if permanent else [NOT_IN_TRASH]
     task = find_and_lock(session, Task, task_id, *conditions)
-    require_version(task, if_match)
+    require_version(task, preconditions)
     if permanent:
         session.delete(task)
     else:
@@ -120,9 +126,12 @@ def delete_task(
 
 
 @app.post("/tasks/{task_id:id}/restore", tags=["tasks"], response_model=TaskPublic)
-def restore_task(task_id: TaskId, session: SessionDep) -> TaskResponse:
+def restore_task(
+    task_id: TaskId, preconditions: PreconditionsHeader, session: SessionDep
+) -> TaskResponse:
     """Bring a task back from the trash."""
     task = find_and_lock(session, Task, task_id, IN_TRASH)
+    require_version(task, preconditions)
     task.change({"deleted_at": None})
     session.commit()
     return TaskResponse(task)

@@ -2,9 +2,9 @@
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, ClassVar, Optional
+from typing import Any, Optional
 
-from pydantic import MISSING, StrictBool, model_validator
+from pydantic import MISSING, StrictBool
 from sqlmodel import (
     JSON,
     BigInteger,
@@ -20,6 +20,7 @@ from sqlmodel import (
     text,
 )
 
+from api.bodies import Body, example
 from api.clock import now
 from api.field_types import (
     CurrentPassword,
@@ -56,11 +57,6 @@ FOLDED: Any = Text().with_variant(Text(collation="C"), "postgresql")
 ALL_FIELDS_ARE_SENT: Any = {"json_schema_serialization_defaults_required": True}
 
 
-def example(**fields: object) -> Any:  # noqa: ANN401  # SQLModel has no public type for it
-    """Return the configuration of a model that the documentation shows with these values."""
-    return {"json_schema_extra": {"examples": [fields]}}
-
-
 def only_where(condition: str) -> dict[str, Any]:
     """Return the options of an index that has only the rows for which the condition is true."""
     return {"sqlite_where": text(condition), "postgresql_where": text(condition)}
@@ -68,26 +64,6 @@ def only_where(condition: str) -> dict[str, Any]:
 
 LISTED = only_where("deleted_at IS NULL")
 SORT_FIELDS = ("folded_title", "status", "priority", "due_at", "created_at", "updated_at")
-
-
-class Body(SQLModel):
-    """What a client sends: unknown fields are refused, so that no value is lost in silence.
-
-    What a client received, it may send back: fields that it can only see are ignored.
-    """
-
-    model_config = {"extra": "forbid"}
-
-    public: ClassVar[type[SQLModel]] = SQLModel  # what clients receive
-
-    @model_validator(mode="before")
-    @classmethod
-    def ignore_what_is_only_seen(cls, body: Any) -> Any:  # noqa: ANN401  # a client may send anything
-        """Return the body without the fields that clients can only see."""
-        if not isinstance(body, dict):
-            return body
-        only_seen = cls.public.model_fields.keys() - cls.model_fields.keys()
-        return {name: value for name, value in body.items() if name not in only_seen}
 
 
 class TaskStatus(StrEnum):

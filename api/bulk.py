@@ -8,10 +8,11 @@ from sqlmodel import Session, col
 from api.errors import ApiError, Problems
 from api.filters import NOT_IN_TRASH
 from api.locks import lock
-from api.problems import problem, raise_problems
+from api.problems import places_of_items, problem, raise_problems
 from api.public import PublicResponse, list_public
 from api.retries import OnceDep
 from api.sign_in import ApiRoute
+from api.versions import SomeOtherVersions, require_versions
 from api.writing import change_tasks, find_or_create_tags
 from database import SessionDep
 from models import Task, TaskBulkUpdate, TaskCreate, TaskPublic
@@ -40,7 +41,8 @@ def create_tasks(task_creates: Annotated[list[TaskCreate], MANY], once: OnceDep)
 
 @router.patch("", response_model=list[TaskPublic])
 def update_tasks(
-    task_updates: Annotated[list[TaskBulkUpdate], MANY, SomeNotFound], session: SessionDep
+    task_updates: Annotated[list[TaskBulkUpdate], MANY, SomeNotFound, SomeOtherVersions],
+    session: SessionDep,
 ) -> PublicResponse:
     """Change many tasks, all or none, and return them in the same order. No task may be sent twice.
 
@@ -50,7 +52,8 @@ def update_tasks(
     require_distinct(ids)
     tags = find_or_create_tags(session, task_updates)
     tasks = lock_all(session, ids)
-    change_tasks(session, tasks, task_updates, tags)
+    require_versions(tasks, (task_update.version for task_update in task_updates))
+    change_tasks(session, tasks, task_updates, places_of_items(task_updates), tags)
     session.commit()
     return PublicResponse(list_public(TaskPublic, tasks))
 

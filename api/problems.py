@@ -1,6 +1,6 @@
 """Problems: which values in a request are wrong, why, and in which place each is."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
@@ -8,6 +8,11 @@ from fastapi.responses import JSONResponse
 
 # Where in a request a value is, as in `("body", 3, "owner_id")`. FastAPI's errors call it `loc`.
 Place = tuple[str | int, ...]
+
+
+def places_of_items(items: Sized) -> list[Place]:
+    """Return the places of the items of a list that is the body."""
+    return [("body", position) for position in range(len(items))]
 
 
 Problem = dict[str, object]

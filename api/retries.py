@@ -12,7 +12,8 @@ from sqlmodel import Session, col, delete, select
 
 from api.clock import now
 from api.errors import ApiError
-from api.problems import Place, problem, raise_problems
+from api.folding import fold
+from api.problems import Place, places_of_items, problem, raise_problems
 from api.sign_in import CurrentUserDep
 from api.writing import insert_tasks
 from database import SessionDep
@@ -47,7 +48,7 @@ class Once:
 
     def insert_many(self, task_creates: list[TaskCreate]) -> list[Task]:
         """Insert many tasks as `insert` does."""
-        return self.insert(task_creates, [("body", at) for at in range(len(task_creates))])
+        return self.insert(task_creates, places_of_items(task_creates))
 
     def insert(self, task_creates: list[TaskCreate], places: list[Place]) -> list[Task]:
         """Insert new tasks; or, if the key was used before, return the tasks of that request.
@@ -58,12 +59,10 @@ class Once:
         if self.key is None:
             return insert_tasks(self.session, task_creates, places, self.user)
         delete_expired_keys(self.session)
-        # Without the defaults, so that a field which is added later changes no hash.
-        dumps = (task_create.model_dump(exclude_defaults=True) for task_create in task_creates)
         row = IdempotencyKey(
             user_id=(self.user and self.user.id) or 0,
             key=self.key,
-            request_hash=sha256(to_json([*zip(places, dumps, strict=True)])).hexdigest(),
+            request_hash=hash_request(task_creates, places),
         )
         self.session.add(row)
         try:
@@ -74,6 +73,16 @@ class Once:
         tasks = insert_tasks(self.session, task_creates, places, self.user)
         row.task_ids = [task.id for task in tasks]
         return tasks
+
+
+def hash_request(task_creates: list[TaskCreate], places: list[Place]) -> str:
+    """Return a hash that is the same for a request that creates the same tasks."""
+    # Without the defaults, so that a field which is added later changes no hash.
+    dumps = [task_create.model_dump(exclude_defaults=True) for task_create in task_creates]
+    for dump in dumps:
+        if "tags" in dump:  # a set, in any order and case
+            dump["tags"] = sorted({fold(name) for name in dump["tags"]})
+    return sha256(to_json([*zip(places, dumps, strict=True)])).hexdigest()
 
 
 async def get_once(

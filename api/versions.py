@@ -1,12 +1,16 @@
-"""Versions of a task: its `ETag`, and the conditions `If-Match` and `If-None-Match`."""
+"""Versions of a task: its `ETag`, and the preconditions `If-Match` and `If-None-Match`."""
 
+import re
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
 from fastapi import Header, Request
-from pydantic import WithJsonSchema
+from pydantic import MISSING, WithJsonSchema
 from sqlalchemy import Row
+from sqlmodel import Field, SQLModel
 
-from api.errors import ApiError, document_header
+from api.errors import ApiError, Problems, document_header
+from api.problems import problem
 from api.public import LOCATION, Created, PublicResponse, to_public
 from models import Task, TaskPublic
 
@@ -21,16 +25,40 @@ class OtherVersion(ApiError, status=412, documented_headers=ETAG):
     """The task has another version."""
 
 
+class SomeOtherVersions(ApiError, status=412, model=Problems):
+    """Some of the tasks have another version."""
+
+
+class BadEtag(ApiError, status=400, detail='Versions are written in quotes, as in `"3"`'):
+    """`If-Match` or `If-None-Match` has a version without quotes."""
+
+
 # Documented as a string: clients send one header, as in `"1", "2"`. Several count as one.
 Etags = Annotated[list[str], WithJsonSchema({"type": "string"})]
-IfMatch = Annotated[
-    Etags | None,
-    Header(description='Do it only if the `ETag` of the task is in this, as in `"3"`'),
-    OtherVersion,
-]
+
+
+class Preconditions(SQLModel):
+    """The headers by which a client changes a task only if it knows how the task is."""
+
+    if_match: Etags | None = Field(
+        default=None, description='Do it only if the `ETag` of the task is in this, as in `"3"`'
+    )
+    if_none_match: Etags | None = Field(
+        default=None, description="Do it only if the `ETag` of the task is not in this"
+    )
+
+
+PreconditionsHeader = Annotated[Preconditions, Header(), OtherVersion, BadEtag]
 IfNoneMatch = Annotated[
-    Etags | None, Header(description="Send the task only if its `ETag` is not in this"), NotModified
+    Etags | None,
+    Header(description="Send the task only if its `ETag` is not in this"),
+    NotModified,
+    BadEtag,
 ]
+
+# A list of versions, or `*` for any (RFC 9110, 13.1). A proxy that compresses puts `W/` in front.
+ETAG_PATTERN = r'(?:W/)?("[^"]*")'
+ETAGS_PATTERN = re.compile(rf"\s*(?:\*|{ETAG_PATTERN}(?:\s*,\s*{ETAG_PATTERN})*)\s*")
 
 
 def etag(task: Task | Row[Any]) -> dict[str, str]:
@@ -39,24 +67,47 @@ def etag(task: Task | Row[Any]) -> dict[str, str]:
 
 
 def has_version(headers: list[str], task: Task | Row[Any]) -> bool:
-    """Return whether the version of a task is in a list as `If-Match` has it (RFC 9110, 13.1).
+    """Return whether the version of a task is in a list; raise 400 for what is no such list.
 
-    The list may have come in several headers, each with some of it (RFC 9110, 5.3).
+    The list may have come in several headers, each with some of it (RFC 9110, 5.3). A version
+    behind `W/` counts too, since ours are strong: what has an equal version is the same task.
     """
-    versions = ("*", etag(task)["ETag"])  # `*` is any
-    return any(each.strip() in versions for header in headers for each in header.split(","))
+    sent = ",".join(headers)
+    if not ETAGS_PATTERN.fullmatch(sent):
+        raise BadEtag
+    return sent.strip() == "*" or etag(task)["ETag"] in re.findall(ETAG_PATTERN, sent)
 
 
-def require_version(task: Task, if_match: list[str] | None) -> None:
-    """Raise 412 if the client sent other versions of the task (RFC 9110, 13.1.1)."""
-    if if_match and not has_version(if_match, task):
+def require_version(
+    task: Task, preconditions: Preconditions, version: int | MISSING = MISSING
+) -> None:
+    """Raise 412 if the headers or the body say that the client knows another version of the task.
+
+    See RFC 9110, 13.1.1 and 13.1.2.
+    """
+    if_match, if_none_match = preconditions.if_match, preconditions.if_none_match
+    if (
+        (if_match and not has_version(if_match, task))
+        or (if_none_match and has_version(if_none_match, task))
+        or version not in (MISSING, task.version)
+    ):
         raise OtherVersion(headers=etag(task))
+
+
+def require_versions(tasks: Sequence[Task], versions: Iterable[int | MISSING]) -> None:
+    """Raise 412 with the place of each task whose version was sent, and is another."""
+    problems = [
+        problem("other_version", ("body", position, "version"), f"The task has {task.version}")
+        for position, (task, version) in enumerate(zip(tasks, versions, strict=True))
+        if version not in (MISSING, task.version)
+    ]
+    if problems:
+        raise SomeOtherVersions(problems)
 
 
 def raise_if_not_modified(task: Task | Row[Any], if_none_match: list[str] | None) -> None:
     """Raise 304 if the client has this version of the task (RFC 9110, 13.1.2)."""
-    # A proxy that compresses marks versions with `W/` (RFC 9110, 8.8.3).
-    if if_none_match and has_version([each.replace("W/", "") for each in if_none_match], task):
+    if if_none_match and has_version(if_none_match, task):
         raise NotModified(headers=etag(task))
 
 

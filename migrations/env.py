@@ -5,7 +5,6 @@ from time import monotonic
 from typing import Any
 
 from alembic import context
-from alembic.runtime.migration import MigrationInfo
 from sqlalchemy import Table, event
 from sqlmodel import SQLModel
 
@@ -26,10 +25,10 @@ logger = logging.getLogger("uvicorn.error")
 times = [monotonic()]  # when each migration ended
 
 
-def log_migration(*_: object, **about: Any) -> None:
-    """Log which migration was run, and how long it took. Alembic calls this with the step."""
+def log_migration(*_: object, **about: Any) -> None:  # noqa: ANN401  # as Alembic calls it
+    """Log which migration was run, and how long it took."""
     times.append(monotonic())
-    step: MigrationInfo = about["step"]
+    step = about["step"]
     ran = "Ran" if step.is_upgrade else "Undid"
     seconds = times[-1] - times[-2]
     logger.info("%s the migration %s in %.1f s", ran, step.up_revision_id, seconds)

@@ -148,9 +148,9 @@ def connect(database_url: str) -> Engine:
 
 
 # A tag for each thousand tasks, and each task of a new database has one, but not the first two
-# hundred. `column` and `value` are those of the version of the schema.
+# hundred. `key`, `column` and `value` are those of the version of the schema.
 TAGS = """
-    INSERT INTO tag (name, key)
+    INSERT INTO tag (name, {key})
     SELECT 'tag ' || id, 'tag ' || id FROM task WHERE id <= :number / 1000"""
 LINKS = """
     INSERT INTO task_tag (task_id, {column})
@@ -173,10 +173,13 @@ def fill(engine: Engine, number: int) -> None:
     values = {"password_hash": "", "is_admin": False, "is_active": True, "token_version": 1}
     values |= dict.fromkeys(("created_at", "updated_at"), datetime.now(UTC))
     known = {name: value for name, value in values.items() if name in user.columns}
-    has_names = "tags" in Table("task", MetaData(), autoload_with=engine).columns
+    columns = Table("task", MetaData(), autoload_with=engine).columns
+    has_names, is_folded = "tags" in columns, "folded_title" in columns
     # SQLite keeps JSON as text, and would make a number of what is cast to it.
     json_type = {"sqlite": "TEXT", "postgresql": "JSON"}[engine.dialect.name]
     names, json = (", tags", f", CAST({NAMES} AS {json_type})") if has_names else ("", "")
+    if is_folded:
+        names, json = names + ", folded_title", json + ", 'task ' || (i * 31 % :number)"
     tasks = f"""
         WITH RECURSIVE numbers(i) AS (
             SELECT CAST(1 AS BIGINT) UNION ALL SELECT i + 1 FROM numbers WHERE i < :number
@@ -195,7 +198,8 @@ def fill(engine: Engine, number: int) -> None:
         connection.execute(text(tasks), {"number": number})
         if inspect(engine).has_table("tag"):
             column, value = ("tag_id", "tag.id") if has_names else ("tag_name", "tag.name")
-            for statement in (TAGS, LINKS.format(column=column, value=value)):
+            key = "folded_name" if is_folded else "key"
+            for statement in (TAGS.format(key=key), LINKS.format(column=column, value=value)):
                 connection.execute(text(statement), {"number": number})
         if engine.dialect.name == "postgresql":
             connection.execute(text("ANALYZE"))  # as it would by itself within a minute

@@ -86,7 +86,7 @@ def test_many_tasks_are_changed_in_the_order_given(client: httpx2.Client) -> Non
         {"title": "Read it"},
         {"status": "completed"},
         {"due_at": "2026-12-31T00:00:00Z", "description": "a\nb"},
-        {"priority": 5, "owner_id": 1},
+        {"priority": 5, "owner_id": None, "version": 1},
     ]
     changes = [
         {"id": task["id"]} | different[number % 4] for number, task in enumerate(reversed(tasks))
@@ -99,7 +99,6 @@ def test_many_tasks_are_changed_in_the_order_given(client: httpx2.Client) -> Non
     assert [task["id"] for task in changed] == [change["id"] for change in changes]
     for before, after, change in zip(reversed(tasks), changed, changes, strict=True):
         assert after == before | change | {
-            "owner_id": None,
             "version": 2,
             "updated_at": after["updated_at"],
             "completed_at": after["completed_at"],
@@ -268,6 +267,18 @@ def test_the_same_request_may_be_written_in_another_way(client: httpx2.Client) -
     again = retry(client, "a key", priority=0, due_at="2026-01-01T13:00:00+01:00", id=7)
 
     assert again.json() == first.json()
+
+
+def test_the_same_tags_may_be_written_in_another_way(client: httpx2.Client) -> None:
+    first = retry(client, "a key", tags=["work", "Über"])
+    many = retry_many(client, "many", "a", "b")
+
+    again = retry(client, "a key", tags=["u\u0308ber", "WORK", "work"])
+    other = retry(client, "a key", tags=["work"])
+
+    assert again.json() == first.json()
+    assert other.status_code == 422
+    assert retry_many(client, "many", "a", "b").json() == many.json()
 
 
 def test_a_repeated_request_gets_the_task_as_it_is_by_then(client: httpx2.Client) -> None:
@@ -444,7 +455,7 @@ def test_the_version_grows_by_one_with_each_change_and_is_the_etag(client: httpx
     assert client.post(f"{path}/restore").headers["ETag"] == '"5"'
 
 
-@pytest.mark.parametrize("tags", ['"2"', '"1", "2"', '"9","2"', "*"])
+@pytest.mark.parametrize("tags", ['"2"', '"1", "2"', '"9","2"', "*", 'W/"2"', ' "1,3" , W/"2" '])
 @pytest.mark.parametrize("method", ["PATCH", "PUT", "DELETE"])
 def test_a_change_of_the_newest_version_is_made(
     client: httpx2.Client, method: str, tags: str
@@ -459,22 +470,100 @@ def test_a_change_of_the_newest_version_is_made(
     assert client.get("/tasks").json() != [task]
 
 
-@pytest.mark.parametrize("tags", ['"1"', '"3"', 'W/"2"', "2", '"', '"22"', '"1", "3"'])
+# All calls that change one task that is not in the trash: method, path, and body.
+TRANSFER = {"from_user_id": None, "to_user_id": None}
+CHANGES: list[tuple[str, str, Task | None]] = [
+    ("PATCH", "", {"priority": 5}),
+    ("PUT", "", {"priority": 5}),
+    ("DELETE", "", None),
+    ("DELETE", "?permanent=true", None),
+    ("POST", "/transfer", TRANSFER),
+]
+
+
 @pytest.mark.parametrize(
-    ("method", "query"), [("PATCH", ""), ("PUT", ""), ("DELETE", ""), ("DELETE", "?permanent=true")]
+    "header",
+    [
+        *(
+            {"If-Match": tags}
+            for tags in ('"1"', '"3"', 'W/"1"', '"22"', '"1", "3"', '"1,2"', '"*"')
+        ),
+        *({"If-None-Match": tags} for tags in ('"2"', '"1", W/"2"', "*")),
+    ],
+    ids=str,
 )
+@pytest.mark.parametrize(("method", "path", "body"), CHANGES)
 def test_a_change_of_an_older_version_is_refused(
-    client: httpx2.Client, method: str, query: str, tags: str
+    client: httpx2.Client, method: str, path: str, body: Task | None, header: dict[str, str]
 ) -> None:
     task = changed(client)
-    path = f"/tasks/{task['id']}{query}"
 
-    answer = client.request(method, path, json={"priority": 5}, headers={"If-Match": tags})
+    answer = client.request(method, f"/tasks/{task['id']}{path}", json=body, headers=header)
 
     assert answer.status_code == 412
-    assert answer.json()["detail"]
+    assert answer.json() == {"detail": "The task has another version"}
     assert answer.headers["ETag"] == '"2"'
     assert client.get("/tasks").json() == [task]
+
+
+@pytest.mark.parametrize("tags", ["2", '"', "", '"1", 2', '"1" "2"', '*, "2"', "w/2"])
+@pytest.mark.parametrize("name", ["If-Match", "If-None-Match"])
+@pytest.mark.parametrize(("method", "path", "body"), [*CHANGES, ("GET", "", None)])
+def test_what_is_no_list_of_versions_is_refused(  # each is a part of the case
+    client: httpx2.Client, method: str, path: str, body: Task | None, name: str, tags: str
+) -> None:
+    if (method, name) == ("GET", "If-Match"):
+        return
+    task = changed(client)
+
+    answer = client.request(method, f"/tasks/{task['id']}{path}", json=body, headers={name: tags})
+
+    assert answer.status_code == 400
+    assert answer.json() == {"detail": 'Versions are written in quotes, as in `"3"`'}
+    assert client.get("/tasks").json() == [task]
+
+
+def test_a_task_is_restored_only_if_it_has_the_version_that_is_sent(client: httpx2.Client) -> None:
+    path = f"/tasks/{changed(client)['id']}"
+    client.delete(path)
+
+    refused = [
+        client.post(f"{path}/restore", headers={"If-Match": '"2"'}),
+        client.post(f"{path}/restore", headers={"If-None-Match": '"3"'}),
+    ]
+    restored = client.post(f"{path}/restore", headers={"If-Match": '"3"'})
+
+    assert [answer.status_code for answer in refused] == [412, 412]
+    assert restored.json()["version"] == 4
+
+
+@pytest.mark.parametrize("method", ["PATCH", "PUT"])
+def test_a_task_that_is_sent_back_with_an_older_version_is_not_changed(
+    client: httpx2.Client, method: str
+) -> None:
+    received = create(client)
+    path = f"/tasks/{received['id']}"
+    newer = client.patch(path, json={"priority": 1}).json()
+
+    answer = client.request(method, path, json=received | {"title": "of the older version"})
+    same = client.request(method, path, json=newer | {"title": "of the newer version"})
+
+    assert (answer.status_code, answer.headers["ETag"]) == (412, '"2"')
+    assert (same.status_code, same.json()["version"]) == (200, 3)
+
+
+def test_many_tasks_of_which_one_has_another_version_are_not_changed(client: httpx2.Client) -> None:
+    tasks = client.post("/tasks/bulk", json=[{"title": name} for name in "abc"]).json()
+    client.patch(f"/tasks/{tasks[1]['id']}", json={"priority": 1})
+    before = client.get("/tasks").json()
+
+    answer = client.patch("/tasks/bulk", json=[task | {"title": "new"} for task in tasks])
+    newest = client.patch("/tasks/bulk", json=[task | {"title": "new"} for task in before])
+
+    assert answer.status_code == 412
+    [problem] = answer.json()["detail"]
+    assert problem["loc"] == ["body", 1, "version"]
+    assert [task["version"] for task in newest.json()] == [2, 3, 2]
 
 
 def changed(client: httpx2.Client) -> Task:
@@ -509,7 +598,7 @@ def test_a_version_that_a_client_has_is_not_sent_again(client: httpx2.Client, ta
     assert answer.headers["ETag"] == '"2"'
 
 
-@pytest.mark.parametrize("lines", [['"1"', '"2"'], ['"2"', '"1"'], ['"1", "7"', '"3", "2"', "x"]])
+@pytest.mark.parametrize("lines", [['"1"', '"2"'], ['"2"', '"1"'], ['"1", "7"', '"3", "2"', '"x"']])
 def test_several_lines_of_entity_tags_are_one_list(client: httpx2.Client, lines: list[str]) -> None:
     path = f"/tasks/{changed(client)['id']}"
 
@@ -520,7 +609,7 @@ def test_several_lines_of_entity_tags_are_one_list(client: httpx2.Client, lines:
     assert made.status_code == 200
 
 
-@pytest.mark.parametrize("tags", ['"1"', '"1", "3"', "2", ""])
+@pytest.mark.parametrize("tags", ['"1"', '"1", "3"', '"22"', '"*"'])
 def test_a_version_that_a_client_does_not_have_is_sent(client: httpx2.Client, tags: str) -> None:
     task = changed(client)
 

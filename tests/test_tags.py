@@ -71,7 +71,16 @@ def test_a_task_has_no_tags_unless_it_is_said(client: httpx2.Client) -> None:
 
 
 @pytest.mark.parametrize(
-    ("first", "second"), [("Über", "ÜBER"), ("report", "Report"), ("É", "E\u0301"), ("a", " a")]
+    ("first", "second"),
+    [
+        ("Über", "ÜBER"),
+        ("report", "Report"),
+        ("É", "E\u0301"),
+        ("a", " a"),
+        ("Straße", "STRASSE"),
+        ("ΣΟΦΟΣ", "σοφος"),
+        ("ﬁle", "FILE"),
+    ],
 )
 def test_names_that_differ_only_in_case_or_encoding_are_one_tag(
     client: httpx2.Client, first: str, second: str
@@ -85,9 +94,7 @@ def test_names_that_differ_only_in_case_or_encoding_are_one_tag(
 
 
 def test_names_with_other_letters_are_two_tags(client: httpx2.Client) -> None:
-    task = create(client, tags=["Straße", "STRASSE"])
-
-    assert task["tags"] == ["STRASSE", "Straße"]
+    assert create(client, tags=["cafe", "café"])["tags"] == ["cafe", "café"]
 
 
 @pytest.mark.parametrize("name", ["", " ", "a,b", "a\nb", "a\0", "\ufeff", "x" * 51, 1, None])

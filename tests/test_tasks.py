@@ -5,7 +5,8 @@ from datetime import datetime
 
 import httpx2
 import pytest
-from calls import Task, create
+from calls import Task, add_user, create
+from sqlalchemy import Engine
 
 
 def read(client: httpx2.Client, task: Task) -> Task:
@@ -137,12 +138,73 @@ def test_an_empty_update_changes_nothing(client: httpx2.Client, method: str) -> 
 @pytest.mark.parametrize("method", ["PATCH", "PUT"])
 def test_a_task_may_be_sent_back_as_it_was_received(client: httpx2.Client, method: str) -> None:
     task = create(client, status="completed", due_at="2026-06-01T00:00:00Z")
-    received = task | {"id": 999_999, "created_at": "never", "completed_at": None, "new": [1]}
+    received = task | {"id": 999_999, "created_at": "never", "completed_at": None}
 
     answer = client.request(method, f"/tasks/{task['id']}", json=received)
 
     assert answer.status_code == 200
     assert answer.json() == task == read(client, task)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("POST", "/tasks", {"title": "new"}),
+        ("PATCH", "/tasks/{task_id}", {"title": "new"}),
+        ("PUT", "/tasks/{task_id}", {"title": "new"}),
+        ("POST", "/tasks/{task_id}/transfer", {"from_user_id": None, "to_user_id": None}),
+        ("PATCH", "/tags/{tag_id}", {"name": "new"}),
+        ("POST", "/users", {"username": "new", "email": "new@example.com", "password": "new" * 3}),
+        ("PATCH", "/users/{user_id}", {"full_name": "new"}),
+    ],
+)
+@pytest.mark.parametrize("unknown", ["due_date", "Title", "folded_title", "owner"])
+def test_a_body_with_an_unknown_field_changes_nothing(  # each is a part of the case
+    client: httpx2.Client,
+    engine: Engine,
+    method: str,
+    path: str,
+    body: dict[str, object],
+    unknown: str,
+) -> None:
+    user = add_user(client, engine, "ada")
+    create(client, tags=["report"])
+    ids = {name: client.get(f"/{name}s").json()[0]["id"] for name in ("task", "tag", "user")}
+    before = [client.get(path).json() for path in ("/tasks", "/tags", "/users")]
+
+    url = path.format(**{f"{name}_id": row_id for name, row_id in ids.items()})
+    answer = client.request(method, url, json=body | {unknown: "2027-01-01"})
+
+    assert answer.status_code == 422
+    [problem] = answer.json()["detail"]
+    assert (problem["type"], problem["loc"]) == ("extra_forbidden", ["body", unknown])
+    assert [client.get(path).json() for path in ("/tasks", "/tags", "/users")] == before
+    assert user == before[2][0]
+
+
+@pytest.mark.parametrize("method", ["POST", "PATCH"])
+def test_an_unknown_field_in_bulk_is_named_with_its_place(
+    client: httpx2.Client, method: str
+) -> None:
+    task = create(client)
+    items = [{"id": task["id"], "title": "new"}, {"id": 7, "title": "new", "due": "2027-01-01"}]
+
+    answer = client.request(method, "/tasks/bulk", json=items)
+
+    assert answer.status_code == 422
+    assert [problem["loc"] for problem in answer.json()["detail"]] == [["body", 1, "due"]]
+    assert client.get("/tasks").json() == [task]
+
+
+def test_a_tag_and_a_user_may_be_sent_back_as_they_were_received(
+    client: httpx2.Client, engine: Engine
+) -> None:
+    user = add_user(client, engine, "ada")
+    create(client, tags=["report"])
+    [tag] = client.get("/tags").json()
+
+    assert client.patch(f"/tags/{tag['id']}", json=tag).json() == tag
+    assert client.patch(f"/users/{user['id']}", json=user).json() == user
 
 
 def test_a_task_may_be_created_as_another_was_received(client: httpx2.Client) -> None:

@@ -57,9 +57,27 @@ def test_an_update_does_not_change_the_owner(
 ) -> None:
     user = add_user(client, engine, "ada")
     task = create(client)
-    body = {"owner_id": user["id"], "version": 9, "deleted_at": "2026-01-01T00:00:00Z"}
+    path = f"/tasks/{task['id']}"
+    new = {"title": "must not be kept", "tags": ["must not be kept"], "owner_id": user["id"]}
 
-    answer = client.request(method, f"/tasks/{task['id']}", json=body)
+    answer = client.request(method, path, json=new)
+    in_bulk = client.patch("/tasks/bulk", json=[{"id": task["id"]} | new])
+
+    assert (answer.status_code, in_bulk.status_code) == (422, 422)
+    [problem], [problem_in_bulk] = answer.json()["detail"], in_bulk.json()["detail"]
+    assert problem["loc"] == ["body", "owner_id"]
+    assert problem_in_bulk["loc"] == ["body", 0, "owner_id"]
+    assert "/tasks/{task_id}/transfer" in problem["msg"]
+    assert client.get(path).json() == task
+    assert client.get("/tags").json() == []
+
+
+@pytest.mark.parametrize("method", ["PATCH", "PUT"])
+def test_an_update_may_name_the_owner(client: httpx2.Client, engine: Engine, method: str) -> None:
+    user = add_user(client, engine, "ada")
+    task = create(client, owner_id=user["id"])
+
+    answer = client.request(method, f"/tasks/{task['id']}", json={"owner_id": user["id"]})
 
     assert (answer.status_code, answer.json()) == (200, task)
 

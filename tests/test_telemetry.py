@@ -120,7 +120,7 @@ def use_api(server: ApiServer) -> str:
             client.post("/tasks", json=task, headers={"Idempotency-Key": "my other key"}),
         ]
         with engine.begin() as connection:
-            connection.execute(text("ALTER TABLE task RENAME COLUMN title TO name"))
+            connection.execute(text("ALTER TABLE task RENAME COLUMN folded_title TO name"))
             connection.execute(text("INSERT INTO alembic_version VALUES ('0001')"))
         bugs += [client.get("/tasks/stats", params={"q": "my query"}), client.get("/ready")]
         assert [answer.status_code for answer in bugs] == [500, 500, 500, 500]

@@ -20,6 +20,7 @@ from api.engines import open_engine
 from api.locks import lock
 from api.outages import first_line
 from api.passwords import hasher
+from api.problems import describe
 from api.schema import schema_is_current, upgrade_schema
 from api.users import commit_user
 from config import settings
@@ -206,8 +207,7 @@ def main() -> None:
         sys.exit(error.detail)
     except ValidationError as error:
         for problem in error.errors():
-            message = problem["msg"].removeprefix("Value error, ")
-            sys.stderr.write(f"{problem['loc'][0]}: {message}\n")
+            sys.stderr.write(f"{problem['loc'][0]}: {describe(problem)}\n")
         sys.exit(1)
     # No database, a password that is not UTF-8, or a schema that has several versions.
     except (OSError, UnicodeError, CommandError) as error:

@@ -12,6 +12,7 @@ from pydantic import (
     StringConstraints,
     WithJsonSchema,
 )
+from pydantic_core import PydanticKnownError
 from sqlmodel import Field
 
 # The largest integer that every JSON parser keeps exact (RFC 8259, 6).
@@ -21,13 +22,31 @@ MAX_INTEGER = 2**53 - 1
 def require_number(value: object) -> object:
     """Refuse booleans and strings, which Pydantic would convert to numbers."""
     if isinstance(value, bool | str):
-        raise ValueError("must be a number")  # noqa: TRY004  # a TypeError would not become a 422
+        # A TypeError would not become a 422.
+        raise ValueError("Input should be an integer without quotation marks, as in 3")  # noqa: TRY004
     return value
 
 
 Id = Annotated[int, Field(ge=1, le=MAX_INTEGER), BeforeValidator(require_number)]
 Version = Id  # likewise a positive integer
 Priority = Annotated[int, Field(ge=0, le=5), BeforeValidator(require_number)]
+
+
+def require_digits(value: object) -> object:
+    """Refuse `1_0`, `1.0`, `+1` and ` 1`, which Pydantic would convert to integers."""
+    if isinstance(value, str) and not (value.isascii() and value.removeprefix("-").isdigit()):
+        raise PydanticKnownError("int_parsing")
+    return value
+
+
+# Integers in a query, where all values are text.
+Digits = BeforeValidator(require_digits)
+QueryInteger = Annotated[int, Field(ge=0, le=MAX_INTEGER), Digits]
+QueryPriority = Annotated[int, Field(ge=0, le=5), Digits]
+QueryLimit = Annotated[int, Field(ge=1, le=100), Digits]
+QueryDays = Annotated[int, Field(ge=1, le=3650), Digits]
+
+DATETIME_MESSAGE = "Input should be a date and time with an offset, as in 2026-12-31T17:00:00Z"
 
 
 def require_datetime(value: object) -> object:
@@ -37,7 +56,7 @@ def require_datetime(value: object) -> object:
     """
     if isinstance(value, datetime) or (isinstance(value, str) and value[4:5] == "-"):
         return value
-    raise ValueError("must be a date and time with an offset, as in 2026-12-31T17:00:00Z")
+    raise ValueError(DATETIME_MESSAGE)
 
 
 def to_utc(value: datetime) -> datetime:
@@ -45,7 +64,7 @@ def to_utc(value: datetime) -> datetime:
     try:
         return value.astimezone(UTC)
     except OverflowError:
-        raise ValueError("must lie in the years 1 to 9999 in UTC") from None
+        raise ValueError("Input should lie in the years 1 to 9999 in UTC") from None
 
 
 UtcDatetime = Annotated[
@@ -72,6 +91,19 @@ ONE_LINE_NOT_BLANK = rf"^[^{CONTROL}]*[^{CONTROL}\s\ufeff][^{CONTROL}]*$"
 # No comma, which separates the names of tags in an export as CSV.
 ONE_LINE_WITHOUT_COMMA = rf"^[^{CONTROL},]*[^{CONTROL},\s\ufeff][^{CONTROL},]*$"
 NO_CONTROL_BUT_WHITESPACE = r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]*$"
+USERNAME = r"^[A-Za-z0-9_.-]+$"
+CURSOR = r"^([^\x00]*,)?[0-9]{1,16}$"
+
+# What clients read where a text does not match a pattern.
+PATTERN_MESSAGES = {
+    NO_NUL: "Input should have no NUL (U+0000)",
+    ONE_LINE_NOT_BLANK: "Input should be one line, not blank, and without control characters",
+    ONE_LINE_WITHOUT_COMMA: "Input should be one line, not blank, and without commas and control "
+    "characters",
+    NO_CONTROL_BUT_WHITESPACE: "Input should have no control characters but tabs and line breaks",
+    USERNAME: "Input should have only letters from A to Z, digits, `_`, `.` and `-`, as in ada_42",
+    CURSOR: "Input should be an id, as in 17, or a value, a comma and an id, as in 3,17",
+}
 
 ShortText = Annotated[
     str,
@@ -94,17 +126,19 @@ TagName = Annotated[
 ]
 TagNames = Annotated[list[TagName], Field(max_length=20, schema_extra={"examples": [["report"]]})]
 
+ADDRESS_MESSAGE = "Input should be an email address alone, as in ada@example.com"
+
 
 def require_address(value: object) -> object:
     """Refuse `Ada <ada@example.com>`, from which Pydantic would take the address."""
     if isinstance(value, str) and "<" in value:
-        raise ValueError("must be an address alone, as in ada@example.com")
+        raise ValueError(ADDRESS_MESSAGE)
     return value
 
 
 Username = Annotated[
     str,
-    StringConstraints(to_lower=True, min_length=3, max_length=50, pattern=r"^[A-Za-z0-9_.-]+$"),
+    StringConstraints(to_lower=True, min_length=3, max_length=50, pattern=USERNAME),
     Field(schema_extra={"examples": ["ada"]}),
 ]
 Email = Annotated[

@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, SQLColumnExpression
 from sqlmodel import Field, SQLModel, and_, col, exists, not_, or_, select
 
 from api.clock import days_ago
-from api.field_types import MAX_INTEGER, FilterText, TagName, UtcDatetime
+from api.field_types import FilterText, QueryInteger, QueryPriority, TagName, UtcDatetime
 from api.folding import fold
 from models import Tag, Task, TaskStatus, TaskTag
 
@@ -25,11 +25,11 @@ class TaskFilter(SQLModel):
     model_config = {"frozen": True}  # hashable: equal queries share a statement in `pages.py`
 
     status: tuple[TaskStatus, ...] = Field(default=(), description="Any of these statuses")
-    priority_min: int | None = Field(
-        default=None, ge=0, le=5, description="A priority of at least this"
+    priority_min: QueryPriority | None = Field(
+        default=None, description="A priority of at least this"
     )
-    priority_max: int | None = Field(
-        default=None, ge=0, le=5, description="A priority of at most this"
+    priority_max: QueryPriority | None = Field(
+        default=None, description="A priority of at most this"
     )
     q: FilterText | None = Field(
         default=None, description="Text in the title or the description, in any case and encoding"
@@ -45,8 +45,8 @@ class TaskFilter(SQLModel):
     overdue: bool | None = Field(
         default=None, description="Whether due in the past and not completed"
     )
-    owner_id: int | None = Field(
-        default=None, ge=0, le=MAX_INTEGER, description="Owned by the user with this id"
+    owner_id: QueryInteger | None = Field(
+        default=None, description="Owned by the user with this id"
     )
     unowned: bool | None = Field(default=None, description="Whether owned by nobody")
     deleted: bool = Field(default=False, description="Whether in the trash")

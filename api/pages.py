@@ -12,7 +12,7 @@ from sqlmodel import Field, Session, SQLModel, col, func
 
 from api.clock import days_ago, stopped_clock
 from api.errors import document_header
-from api.field_types import MAX_INTEGER
+from api.field_types import CURSOR, QueryDays, QueryInteger, QueryLimit
 from api.filters import TaskFilter
 from api.public import PublicResponse, list_public, select_public
 from api.sorts import TaskSort, read_cursor, sort_page, write_cursor
@@ -26,18 +26,16 @@ class PageBase(SQLModel):
 
     model_config = {"frozen": True}  # to be a key of the cache of `select_page`
 
-    limit: int = Field(default=100, ge=1, le=100, description="The maximum number to return")
-    offset: int = Field(default=0, ge=0, le=MAX_INTEGER, description="The number to skip")
+    limit: QueryLimit = Field(default=100, description="The maximum number to return")
+    offset: QueryInteger = Field(default=0, description="The number to skip")
     count: bool = Field(default=False, description="Whether to send `X-Total-Count`")
 
 
 class PageQuery(PageBase):
     """Which page of a list, sorted by id, a client asks for."""
 
-    after: int | None = Field(
+    after: QueryInteger | None = Field(
         default=None,
-        ge=0,
-        le=MAX_INTEGER,
         description="The last id of the page before. Unlike `offset`, it counts nothing before",
     )
 
@@ -58,7 +56,7 @@ class TaskQuery(TaskFilter, PageBase):
         "are sorted in any case, by the code points of their characters.",
     )
     # After `sort`, which `require_cursor` needs. The pattern is for the documentation.
-    after: Annotated[str, StringConstraints(pattern=r"^([^\x00]*,)?[0-9]{1,16}$")] | None = Field(
+    after: Annotated[str, StringConstraints(pattern=CURSOR)] | None = Field(
         default=None,
         description="Where the page before ended, as its `Link` says: the value of its last task "
         "in the field to sort by, a comma, and the id of that task; for `sort=id` only the id. "
@@ -78,7 +76,7 @@ class TaskQuery(TaskFilter, PageBase):
 class RecentQuery(TaskQuery):
     """The same for the tasks created in the last days."""
 
-    days: int = Field(default=7, ge=1, le=3650, description="Created in the last `days` days")
+    days: QueryDays = Field(default=7, description="Created in the last `days` days")
 
     def conditions(self) -> Iterator[ColumnElement[bool]]:
         """Yield the conditions that all have to be true for a task."""

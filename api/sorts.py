@@ -13,9 +13,9 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, to_jsonable_python
 from sqlalchemy import Row, Select
-from sqlmodel import Field, asc, col, desc, tuple_, union_all
+from sqlmodel import asc, col, desc, tuple_, union_all
 
-from api.field_types import MAX_INTEGER, FilterText, UtcDatetime
+from api.field_types import FilterText, QueryInteger, QueryPriority, UtcDatetime
 from api.folding import fold_title
 from models import Task, TaskStatus
 
@@ -47,17 +47,16 @@ class TaskSort(StrEnum):
 
 
 # What `after` holds for each field to sort by, as `3,17` for the priority: the value and the id of
-# the last row of a page. Both are text in a URL, which `Id` and `Priority` would refuse.
-CursorId = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
+# the last row of a page, which are text in a URL.
 EmptyIsNone = BeforeValidator(lambda value: value or None)  # `,17` is a task without `due_at`
 CURSORS: dict[str, TypeAdapter[Any]] = {
-    "id": TypeAdapter(tuple[CursorId]),
-    "title": TypeAdapter(tuple[Annotated[FilterText, AfterValidator(fold_title)], CursorId]),
-    "status": TypeAdapter(tuple[TaskStatus, CursorId]),
-    "priority": TypeAdapter(tuple[Annotated[int, Field(ge=0, le=5)], CursorId]),
-    "due_at": TypeAdapter(tuple[Annotated[UtcDatetime | None, EmptyIsNone], CursorId]),
-    "created_at": TypeAdapter(tuple[UtcDatetime, CursorId]),
-    "updated_at": TypeAdapter(tuple[UtcDatetime, CursorId]),
+    "id": TypeAdapter(tuple[QueryInteger]),
+    "title": TypeAdapter(tuple[Annotated[FilterText, AfterValidator(fold_title)], QueryInteger]),
+    "status": TypeAdapter(tuple[TaskStatus, QueryInteger]),
+    "priority": TypeAdapter(tuple[QueryPriority, QueryInteger]),
+    "due_at": TypeAdapter(tuple[Annotated[UtcDatetime | None, EmptyIsNone], QueryInteger]),
+    "created_at": TypeAdapter(tuple[UtcDatetime, QueryInteger]),
+    "updated_at": TypeAdapter(tuple[UtcDatetime, QueryInteger]),
 }
 
 
@@ -66,12 +65,12 @@ def read_cursor(sort: str, after: str | int) -> tuple[Any, ...]:
 
     Raise a ValueError if they are not there.
     """
+    field = sort.removeprefix("-")
     try:
-        values: tuple[Any, ...] = CURSORS[sort.removeprefix("-")].validate_python(
-            str(after).rsplit(",", 1)
-        )
+        values: tuple[Any, ...] = CURSORS[field].validate_python(str(after).rsplit(",", 1))
     except ValidationError:
-        raise ValueError("does not fit `sort`") from None
+        expected = "an id" if field == "id" else f"a value of `{field}`, a comma and an id"
+        raise ValueError(f"Input should be {expected}, to fit `sort`") from None
     return values
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from calls import create
+from calls import PASSWORD, create
 
 JSON = {"Content-Type": "application/json"}
 LIMIT = 1024 * 1024
@@ -84,6 +84,98 @@ def test_a_wrong_value_is_refused_and_changes_nothing(
         assert_invalid(answer, "body", field)
 
     assert client.get("/tasks").json() == [task]
+
+
+ONE_LINE = "Input should be one line, not blank, and without control characters"
+NO_COMMA = "Input should be one line, not blank, and without commas and control characters"
+NOT_BLANK = "Input should have 1 or more characters, and not only blanks"
+STRING = "Input should be a string, in quotation marks"
+INTEGER = "Input should be an integer, as in 3"
+NUMBER = "Input should be an integer without quotation marks, as in 3"
+DATETIME = "Input should be a date and time with an offset, as in 2026-12-31T17:00:00Z"
+ADDRESS = "Input should be an email address alone, as in ada@example.com"
+
+
+@pytest.mark.parametrize(
+    ("path", "field", "value", "message"),
+    [
+        ("/tasks", "title", "two\nlines", ONE_LINE),
+        ("/tasks", "title", "  ", NOT_BLANK),
+        ("/tasks", "title", None, STRING),
+        ("/tasks", "tags", "a", "Input should be a list, between [ and ]"),
+        ("/tasks", "tags", None, "Input should be a list, between [ and ]"),
+        ("/tasks", "tags", ["a"] * 21, "Input should have 20 or fewer items"),
+        ("/tasks", "priority", "3", NUMBER),
+        ("/tasks", "priority", True, NUMBER),
+        ("/tasks", "priority", 1.5, INTEGER),
+        ("/tasks", "priority", None, INTEGER),
+        (
+            "/tasks",
+            "due_at",
+            "9999-12-31T23:59:59-01:00",
+            "Input should lie in the years 1 to 9999 in UTC",
+        ),
+        (
+            "/users",
+            "username",
+            "Ada Lovelace",
+            "Input should have only letters from A to Z, digits, `_`, `.` and `-`, as in ada_42",
+        ),
+        ("/users", "email", "ada", f"{ADDRESS}: An email address must have an @-sign."),
+        ("/users", "is_admin", "yes", "Input should be true or false"),
+    ],
+)
+def test_a_refusal_says_what_would_be_right(
+    client: httpx2.Client, path: str, field: str, value: object, message: str
+) -> None:
+    bodies: dict[str, dict[str, object]] = {
+        "/tasks": {"title": "Write the report"},
+        "/users": {"username": "ada", "email": "ada@example.com", "password": PASSWORD},
+    }
+
+    answer = client.post(path, json=bodies[path] | {field: value})
+
+    assert_invalid(answer, "body", field)
+    assert answer.json()["detail"][0]["msg"] == message
+
+
+WRONG_DATETIMES: tuple[object, ...] = (
+    *("2026-06-01", "2026-06-01Z", "2026-06-01T17", "2026-06-01T17:00:00", "20260601", "2026-", ""),
+    *("2026-06-01T25:00:00Z", "2026-02-30T17:00:00Z", "2026-06-01T17:00:00+25:00", "1/6/2026"),
+    *("2026-06-01T17:00:00 01:00", "2026-06-01T17:00:00 UTC", "tomorrow", 1780272000, True, {}),
+)
+
+
+def test_every_wrong_datetime_is_refused_with_the_same_words(client: httpx2.Client) -> None:
+    for value in WRONG_DATETIMES:
+        answer = client.post("/tasks", json={"title": "Write the report", "due_at": value})
+        assert_invalid(answer, "body", "due_at")
+        assert answer.json()["detail"][0]["msg"] == DATETIME
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"[]", "Input should be an object, between { and }"),
+        (b'"text"', "Input should be an object, between { and }"),
+        (b"{title: 1}", "Input should be JSON: Expecting property name enclosed in double quotes"),
+        (
+            b'{"tags": ["a,b"], "title": "a"}',
+            NO_COMMA,
+        ),
+        (
+            b'{"title": "\\ud800"}',
+            "Input should be a string without lone surrogates (U+D800 to U+DFFF)",
+        ),
+    ],
+)
+def test_a_refusal_of_a_body_says_what_would_be_right(
+    client: httpx2.Client, body: bytes, message: str
+) -> None:
+    answer = client.post("/tasks", content=body, headers=JSON)
+
+    assert answer.status_code == 422
+    assert [problem["msg"] for problem in answer.json()["detail"]] == [message]
 
 
 def test_a_description_may_have_tabs_and_line_breaks(client: httpx2.Client) -> None:
@@ -244,6 +336,72 @@ def test_an_unknown_query_parameter_is_refused_by_every_operation(client: httpx2
         ]
     assert len(operations) > 20
     assert client.get("/tasks").json() == [task]
+
+
+@pytest.mark.parametrize(
+    "value", ["1_0", "1.0", "1e1", "+1", " 1", "1 ", "\u0661", "\uff11", "0x1", ""]
+)
+def test_an_integer_in_a_query_has_only_digits(client: httpx2.Client, value: str) -> None:
+    for path, parameter in (
+        *(("/tasks", name) for name in ("limit", "offset", "owner_id")),
+        *(("/tasks/stats", name) for name in ("priority_min", "priority_max")),
+        ("/tasks/recent", "days"),
+        ("/users", "after"),
+    ):
+        answer = client.get(path, params={parameter: value})
+        assert_invalid(answer, "query", parameter)
+        assert answer.json()["detail"][0]["msg"] == INTEGER
+
+    for sort, after in (("id", value), ("priority", f"{value},1"), ("priority", f"1,{value}")):
+        assert_invalid(
+            client.get("/tasks", params={"sort": sort, "after": after}), "query", "after"
+        )
+    assert client.get("/tasks?limit=010&offset=0&owner_id=0").json() == []
+
+
+@pytest.mark.parametrize(
+    ("parameter", "value"),
+    [
+        ("due_after", "2026-12-31T17:00:00+01:00"),
+        ("created_before", "2026-12-31 17:00:00.5+0100"),
+        ("after", "2026-12-31T17:00:00+01:00,1"),
+    ],
+)
+def test_a_plus_that_became_a_blank_is_refused_and_named(
+    client: httpx2.Client, parameter: str, value: str
+) -> None:
+    unescaped = client.get(f"/tasks?sort=due_at&{parameter}={value.replace(' ', '%20')}")
+    escaped = client.get("/tasks", params={"sort": "due_at", parameter: value})
+
+    assert_invalid(unescaped, "query", parameter)
+    assert unescaped.json()["detail"][0]["msg"].endswith(". In a URL, write + as %2B")
+    assert escaped.status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("sort", "after", "message"),
+    [
+        ("id", "a", "Input should be an id, as in 17, or a value, a comma and an id, as in 3,17"),
+        ("-id", "3,17", "Input should be an id, to fit `sort`"),
+        (
+            "priority",
+            "17",
+            "Input should be a value of `priority`, a comma and an id, to fit `sort`",
+        ),
+        (
+            "-due_at",
+            "3,17",
+            "Input should be a value of `due_at`, a comma and an id, to fit `sort`",
+        ),
+    ],
+)
+def test_the_refusal_of_a_cursor_says_what_would_fit(
+    client: httpx2.Client, sort: str, after: str, message: str
+) -> None:
+    answer = client.get("/tasks", params={"sort": sort, "after": after})
+
+    assert_invalid(answer, "query", "after")
+    assert answer.json()["detail"][0]["msg"] == message
 
 
 @pytest.mark.parametrize("after", [10**12, 2**53 - 1])

@@ -78,10 +78,12 @@ def test_a_user_who_is_created_while_the_api_runs_signs_in(team: ApiServer, tmp_
         assert create(eve)["owner_id"] == me["id"]
 
 
-SHORT_NAME = "username: String should have at least 3 characters"
-WRONG_NAME = "username: String should match pattern '^[A-Za-z0-9_.-]+$'"
-NAMED_ADDRESS = "email: must be an address alone, as in ada@example.com"
-SHORT_PASSWORD = "password: String should have at least 8 characters"
+SHORT_NAME = "username: Input should have 3 or more characters, and not only blanks"
+WRONG_NAME = (
+    "username: Input should have only letters from A to Z, digits, `_`, `.` and `-`, as in ada_42"
+)
+NAMED_ADDRESS = "email: Input should be an email address alone, as in ada@example.com"
+SHORT_PASSWORD = "password: Input should have 8 or more characters, and not only blanks"
 
 
 @pytest.mark.parametrize(

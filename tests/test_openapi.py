@@ -1,9 +1,11 @@
 """What a client may rely on in the OpenAPI document, from which clients are generated."""
 
+import json
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +209,8 @@ def example(schema: dict[str, Any], schemas: dict[str, Any]) -> Any:  # noqa: AN
         return schema["examples"][0]
     if schema["type"] == "array":
         return [example(schema["items"], schemas)]
+    if schema["type"] == "string":
+        return schema.get("const", "report")
     return {name: example(field, schemas) for name, field in schema["properties"].items()}
 
 
@@ -242,3 +246,111 @@ def test_the_examples_may_be_sent_by_an_administrator(empty_database: str, tmp_p
         insert_user(connect(empty_database), "ada", is_admin=True, password_hash=password_hash)
         with sign_in(server, "ada") as client:
             send_examples(client)
+
+
+# Values of other types than the documented one, in JSON and where all values are text.
+OTHER_TYPES: dict[str, list[Any]] = {
+    "string": [1, ["a"]],
+    "integer": ["3", True, 1.5, []],
+    "boolean": ["yes", 1],
+    "array": ["a", {}],
+    "object": ["a", [], 1],
+}
+OTHER_TEXTS: dict[str, list[Any]] = {
+    "integer": ["1_0", "1.0", "+1", " 1", "1e1", "\u0661", "a", ""],
+    "boolean": ["a", ""],
+}
+OTHER_FORMATS = {
+    "date-time": ["2026-06-01", "2026-06-01Z", "2026-06-01T17:00:00", "2026-02-30T17:00:00Z", "a"],
+    "email": ["ada", "ada@localhost", "a b@example.com", "Ada <ada@example.com>"],
+}
+ODD_TEXTS = ["nul \0", "two\nlines", "a,b", "a b", "9999-12-31T23:59:59-01:00"]
+
+
+def wrong_values(
+    schema: dict[str, Any], schemas: dict[str, Any], others: dict[str, list[Any]]
+) -> Iterator[Any]:
+    """Yield values each of which breaks one constraint of a schema."""
+    if "anyOf" in schema:
+        [schema] = [each for each in schema["anyOf"] if each != {"type": "null"}]
+    elif others is OTHER_TYPES:
+        yield None
+    if name := schema.get("$ref"):
+        schema = schemas[name.rpartition("/")[2]]
+    yield from others.get(schema["type"], ())
+    yield from OTHER_FORMATS.get(schema.get("format", ""), ())
+    if "pattern" in schema:
+        unmatched = [text for text in ODD_TEXTS if not re.search(schema["pattern"], text)]
+        assert unmatched, schema["pattern"]
+        yield from unmatched
+    for constraint in BREAKERS.keys() & schema.keys():
+        yield BREAKERS[constraint](schema[constraint], schema, schemas)
+    if schema["type"] == "array":
+        yield from ([value] for value in wrong_values(schema["items"], schemas, others))
+    if schema["type"] == "object":
+        right = example(schema, schemas)
+        for field, of_field in schema["properties"].items():
+            yield from (right | {field: each} for each in wrong_values(of_field, schemas, others))
+        for required in schema.get("required", ()):
+            yield {field: value for field, value in right.items() if field != required}
+
+
+# A value that breaks a constraint, of which the first argument is the limit.
+BREAKERS: dict[str, Callable[[Any, dict[str, Any], dict[str, Any]], Any]] = {
+    "enum": lambda *_: "a",
+    "const": lambda *_: "a",
+    "minLength": lambda limit, *_: "a" * (limit - 1),
+    "maxLength": lambda limit, *_: "a" * (limit + 1),
+    "minimum": lambda limit, *_: limit - 1,
+    "maximum": lambda limit, *_: limit + 1,
+    "minItems": lambda limit, *schemas: example(*schemas) * (limit - 1),
+    "maxItems": lambda limit, *schemas: example(*schemas) * (limit + 1),
+}
+
+
+def assert_refused_in_words(answer: httpx2.Response, sent: object) -> None:
+    assert answer.status_code == 422, (sent, answer.text)
+    [problem] = answer.json()["detail"]
+    assert re.search(r"\b(should|required)\b", problem["msg"]), (sent, problem)
+    assert not re.search(r"[\\^$]", problem["msg"]), (sent, problem)  # a regular expression
+
+
+def test_a_body_that_breaks_a_constraint_is_refused_in_words(client: httpx2.Client) -> None:
+    document = client.get("/openapi.json").json()
+    number = 0
+
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            for media_type, content in operation.get("requestBody", {}).get("content", {}).items():
+                form = media_type != "application/json"
+                others, argument = (OTHER_TEXTS, "data") if form else (OTHER_TYPES, "json")
+                url = path.format(task_id=1, user_id=1, tag_id=1)
+                schemas = document["components"]["schemas"]
+                for body in wrong_values(content["schema"], schemas, others):
+                    answer = client.request(method, url, **{argument: body})
+                    assert_refused_in_words(answer, (method, path, body))
+                    number += 1
+
+    assert number > 300
+
+
+def test_a_query_that_breaks_a_constraint_is_refused_in_words(client: httpx2.Client) -> None:
+    document = client.get("/openapi.json").json()
+    # Each parameter once, though many lists have it.
+    parameters = {
+        (json.dumps(parameter)): (method, path, parameter)
+        for path, methods in document["paths"].items()
+        for method, operation in methods.items()
+        for parameter in operation.get("parameters", ())
+        if parameter["in"] == "query"
+    }
+
+    for method, path, parameter in parameters.values():
+        url = path.format(task_id=1, user_id=1, tag_id=1, status="pending")
+        name, schemas = parameter["name"], document["components"]["schemas"]
+        for value in wrong_values(parameter["schema"], schemas, OTHER_TEXTS):
+            answer = client.request(method, url, params={name: value})
+            assert_refused_in_words(answer, (method, path, name, value))
+            assert answer.json()["detail"][0]["loc"][:2] == ["query", name]
+
+    assert len(parameters) > 15

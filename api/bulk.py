@@ -61,7 +61,7 @@ def update_tasks(
 def require_distinct(ids: list[int]) -> None:
     """Raise 422 with a problem for each task that is sent again."""
     raise_problems(
-        problem("task_repeated", ("body", position, "id"), "Task was sent before")
+        problem("task_repeated", ("body", position, "id"), "Input should be sent only once")
         for position, task_id in enumerate(ids)
         if ids.index(task_id) != position
     )

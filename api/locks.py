@@ -78,7 +78,7 @@ def lock_owners(session: Session, owners: Mapping[Place, int | None]) -> None:
     found = lock_ids(session, User, col(User.id).in_(wanted), **AGAINST_DELETION)
     unknown = wanted.difference(found)
     raise_problems(
-        problem("user_not_found", place, "There is no such user")
+        problem("user_not_found", place, "Input should be the id of a user, or null for nobody")
         for place, user_id in owners.items()
         if user_id in unknown
     )

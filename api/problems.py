@@ -33,6 +33,7 @@ def raise_problems(problems: Iterable[Problem]) -> None:
         raise RequestValidationError(found)
 
 
+UNKNOWN_MESSAGE = "Input should be left out: no field or parameter has this name"
 INTEGER_MESSAGE = "Input should be an integer, as in 3"
 # What clients read instead of the messages of Pydantic, for patterns and for types of errors.
 MESSAGES = PATTERN_MESSAGES | {
@@ -40,6 +41,7 @@ MESSAGES = PATTERN_MESSAGES | {
     "bool_type": "Input should be true or false",
     "datetime_from_date_parsing": DATETIME_MESSAGE,
     "datetime_parsing": DATETIME_MESSAGE,
+    "extra_forbidden": UNKNOWN_MESSAGE,
     "finite_number": INTEGER_MESSAGE,
     "int_from_float": INTEGER_MESSAGE,
     "int_parsing": INTEGER_MESSAGE,

@@ -20,6 +20,7 @@ from database import SessionDep
 from models import IdempotencyKey, Task, TaskCreate, User
 
 KEY_LIFETIME = timedelta(days=7)
+KEY_REUSED = "Input should be another key: this one was used with another body"
 
 
 class CreatedButDeleted(ApiError, status=409):
@@ -118,7 +119,7 @@ def find_created(session: Session, repeated: IdempotencyKey, error: IntegrityErr
         raise error  # not a new error, whose traceback would show the values that were sent
     if earlier.request_hash not in (None, repeated.request_hash):
         place = ("header", "Idempotency-Key")
-        raise_problems([problem("idempotency_key_reused", place, "Was used with another body")])
+        raise_problems([problem("idempotency_key_reused", place, KEY_REUSED)])
     # The ids are in the order of the request.
     of_request = col(Task.id).in_(earlier.task_ids)
     tasks = [*session.exec(select(Task).where(of_request).order_by(col(Task.id)))]

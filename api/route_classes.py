@@ -16,7 +16,7 @@ from starlette.routing import Match, compile_path
 
 from api.errors import ApiError, BadBody, Invalid, TooLarge, Unavailable
 from api.field_types import MAX_INTEGER
-from api.problems import Problem, problem, raise_problems
+from api.problems import UNKNOWN_MESSAGE, Problem, problem, raise_problems
 
 
 def named_errors(function: Callable[..., Any]) -> Iterator[type[ApiError]]:
@@ -103,9 +103,9 @@ def find_unknown_parameters(request: Request, known: dict[str, bool]) -> Iterato
     sent = Counter(name for name, _ in request.query_params.multi_items())
     for name, number in sent.items():
         if name not in known:
-            yield problem("extra_forbidden", ("query", name), "Extra inputs are not permitted")
+            yield problem("extra_forbidden", ("query", name), UNKNOWN_MESSAGE)
         elif number > 1 and not known[name]:
-            yield problem("parameter_repeated", ("query", name), "Was sent more than once")
+            yield problem("parameter_repeated", ("query", name), "Input should be sent only once")
 
 
 class IdConvertor(IntegerConvertor):

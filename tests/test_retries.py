@@ -75,7 +75,9 @@ def test_an_unknown_owner_of_one_task_of_many_is_named_and_none_is_created(
     problems = answer.json()["detail"]
     places = [problem["loc"] for problem in problems]
     assert places == [["body", 2, "owner_id"], ["body", 4, "owner_id"]]
-    assert {problem["msg"] for problem in problems} == {"There is no such user"}
+    assert {problem["msg"] for problem in problems} == {
+        "Input should be the id of a user, or null for nobody"
+    }
     assert client.get("/tasks").json() == []
 
 
@@ -140,7 +142,11 @@ def test_a_task_that_is_changed_twice_in_one_request_is_named_and_none_is_change
 
     assert answer.status_code == 422
     assert answer.json()["detail"] == [
-        {"type": "task_repeated", "loc": ["body", position, "id"], "msg": "Task was sent before"}
+        {
+            "type": "task_repeated",
+            "loc": ["body", position, "id"],
+            "msg": "Input should be sent only once",
+        }
         for position in (2, 3)
     ]
     assert client.get("/tasks").json() == tasks
@@ -221,7 +227,7 @@ def assert_another_body(answer: httpx2.Response) -> None:
         {
             "type": "idempotency_key_reused",
             "loc": ["header", "Idempotency-Key"],
-            "msg": "Was used with another body",
+            "msg": "Input should be another key: this one was used with another body",
         }
     ]
 

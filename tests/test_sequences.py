@@ -197,7 +197,7 @@ def problems(kind: str, msg: str, *locs: Sequence[object]) -> Row:
 
 
 def unknown_users(*locs: Sequence[object]) -> Row:
-    return problems("user_not_found", "There is no such user", *locs)
+    return problems("user_not_found", "Input should be the id of a user, or null for nobody", *locs)
 
 
 def check(answer: Answer, status: int, body: Any, **headers: str) -> None:  # noqa: ANN401
@@ -486,7 +486,7 @@ class Sequences(stateful.RuleBasedStateMachine):
         first, ids = self.keys[key]
         if first != body:
             loc = ["header", "Idempotency-Key"]
-            msg = "Was used with another body"
+            msg = "Input should be another key: this one was used with another body"
             check(answer, 422, problems("idempotency_key_reused", msg, loc))
         elif not self.tasks.keys() >= set(ids):
             detail = "A task that was created with this key has been deleted for good"
@@ -583,7 +583,7 @@ class Sequences(stateful.RuleBasedStateMachine):
         ids = [item["id"] for item in body]
         if repeated := [n for n, task_id in enumerate(ids) if task_id in ids[:n]]:
             locs = (["body", position, "id"] for position in repeated)
-            check(answer, 422, problems("task_repeated", "Task was sent before", *locs))
+            check(answer, 422, problems("task_repeated", "Input should be sent only once", *locs))
             return
         there = [task["id"] for task in self.select()]
         unknown = [position for position, item in enumerate(body) if item["id"] not in there]

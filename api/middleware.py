@@ -4,11 +4,13 @@ Each middleware takes an app and returns it wrapped (https://asgi.readthedocs.io
 the request, `receive` returns its body in parts, and `send` sends the response in parts.
 """
 
+import re
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
 from opentelemetry import trace
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -18,6 +20,7 @@ from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.errors import MAX_BODY_SIZE, TooLarge
+from api.field_types import CONTROL
 from api.outages import respond_database_error, respond_unavailable
 from api.problems import respond_invalid
 from api.route_classes import respond_wrong_method
@@ -49,6 +52,22 @@ def log_reason(app: ASGIApp) -> ASGIApp:
         await app(scope, receive, send_reason if scope["type"] == "lifespan" else send)
 
     return logging_app
+
+
+def refuse_control_characters(app: ASGIApp) -> ASGIApp:
+    """Wrap the app to answer 404 to a path with a control character, which no route has.
+
+    Starlette would take `/tasks%0a` for `/tasks`, since `$` also matches before a final line feed.
+    """
+    search = re.compile(f"[{CONTROL}]").search
+
+    async def refusing_app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and search(scope["path"]):
+            await JSONResponse({"detail": "Not Found"}, 404)(scope, receive, send)
+        else:
+            await app(scope, receive, send)
+
+    return refusing_app
 
 
 def limit_receive(receive: Receive, max_size: int) -> Receive:
@@ -98,6 +117,7 @@ MIDDLEWARE = [
     Middleware(hide_query),  # the first: what fails before it would record the query
     Middleware(log_reason),
     *(CORS if settings.cors_origins else []),
+    Middleware(refuse_control_characters),
     Middleware(limit_body),
 ]
 

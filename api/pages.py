@@ -3,12 +3,13 @@
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import Annotated, Any, ClassVar
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from fastapi import Request
 from pydantic import StringConstraints, ValidationInfo, field_validator
 from sqlalchemy import ColumnElement, Row, Select
 from sqlmodel import Field, Session, SQLModel, col, func
+from starlette.datastructures import URL
 
 from api.clock import days_ago, stopped_clock
 from api.errors import document_header
@@ -126,7 +127,10 @@ def next_url(request: Request, after: str) -> str:
         for name, value in request.query_params.multi_items()
         if name not in ("after", "offset")
     ]
-    return str(request.url.replace(query=urlencode([*sent, ("after", after)], safe=",")))
+    query = urlencode([*sent, ("after", after)], safe=",")
+    # Quoted, since a header has to be ASCII.
+    next_scope = {"path": quote(request.scope["path"]), "query_string": query.encode()}
+    return str(URL(scope={**request.scope, **next_scope}))
 
 
 def select_matching(

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from functools import cache
 from typing import Annotated, Any, ClassVar
+from urllib.parse import quote
 
 from fastapi import Path, Request, Response
 from pydantic_core import to_json
@@ -114,5 +115,6 @@ class Created(PublicResponse):
 
     def __init__(self, request: Request, public: type[SQLModel], row: User | Task) -> None:
         """Take the request, and the row that is shown as the public variant."""
-        location = f"{request.scope['path']}/{row.id}"
+        # Quoted, so that no path prevents the response to what is stored by now.
+        location = f"{quote(request.scope['path'])}/{row.id}"
         super().__init__(to_public(public, row), 201, {"Location": location})

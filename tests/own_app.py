@@ -11,9 +11,11 @@ from sqlmodel import col, delete, insert, update
 from api import tags
 from api.clock import days_ago, now
 from api.pages import Page, TaskQuery, read_page
+from api.retries import OnceDep
+from api.versions import CreatedTask
 from database import SessionDep
 from main import app
-from models import Task
+from models import Task, TaskCreate, TaskPublic
 
 # Routes that are added late, in each way.
 
@@ -84,3 +86,23 @@ def read_frozen(
 @app.get("/filters/age")
 def read_by_age(query: Annotated[AgeQuery, Query()], request: Request, session: SessionDep) -> Page:
     return read_page(session, request, query)
+
+
+# A path with any text in it, of which headers are made. This breaks no rule.
+
+
+@app.get("/projects/{name}/tasks")
+def read_project(
+    name: str, query: Annotated[TaskQuery, Query()], request: Request, session: SessionDep
+) -> Page:
+    return read_page(session, request, query.model_copy(update={"q": name}))
+
+
+@app.post("/projects/{name}/tasks", status_code=201, response_model=TaskPublic)
+def create_in_project(
+    name: str, task_create: TaskCreate, once: OnceDep, request: Request
+) -> CreatedTask:
+    task_create.title = name
+    task = once.insert_one(task_create)
+    once.session.commit()
+    return CreatedTask(request, task)

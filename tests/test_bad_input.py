@@ -254,6 +254,27 @@ def test_a_path_that_is_not_there_is_not_found(client: httpx2.Client, path: str)
     assert answer.json()["detail"]
 
 
+@pytest.mark.parametrize("end", ["%0a", "%0D%0A", "%00", "%7f", "%C2%85", "%0a/"])
+def test_a_path_with_a_control_character_is_not_found_and_changes_nothing(
+    client: httpx2.Client, end: str
+) -> None:
+    task = create(client)
+    calls = [
+        ("POST", "/tasks"),
+        ("POST", "/users"),
+        ("GET", "/tasks/by-status/pending"),
+        ("DELETE", f"/tasks/{task['id']}"),
+        *(("GET", path) for path in ("/docs", "/openapi.json", "/health", "/nothing")),
+        ("GET", "/swagger/swagger-ui.css"),
+    ]
+
+    for method, path in calls:
+        answer = client.request(method, f"{path}{end}", json={"title": "Read it"})
+        assert answer.status_code == 404, (method, path)
+        assert answer.json() == {"detail": "Not Found"}
+    assert client.get("/tasks").json() == [task]
+
+
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
     [

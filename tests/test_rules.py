@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import httpx2
 import pytest
@@ -54,7 +55,7 @@ def test_a_route_that_is_added_late_is_only_for_members(
 
 def test_only_these_routes_are_for_everyone(stranger: httpx2.Client) -> None:
     paths = stranger.get("/openapi.json").json()["paths"]
-    values = {"task_id": 1, "user_id": 1, "tag_id": 1, "status": "pending"}
+    values = {"task_id": 1, "user_id": 1, "tag_id": 1, "status": "pending", "name": "a"}
     statuses = {
         (method, path): stranger.request(method, path.format_map(values)).status_code
         for path, operations in paths.items()
@@ -103,6 +104,17 @@ def test_a_filter_by_days_ago_has_the_datetime_of_each_request(member: httpx2.Cl
     for _ in range(2):
         task = create(member)
         assert member.get("/filters/age?sort=-id").json()[0] == task
+
+
+def test_a_path_may_have_any_text_in_it(member: httpx2.Client) -> None:
+    path = f"/projects/{quote('a “猫”?', safe='')}/tasks"
+
+    answers = [member.post(path, json={"title": "x"}) for _ in range(2)]
+    page = member.get(path, params={"limit": 1})
+
+    ids = [answer.json()["id"] for answer in answers]
+    assert [answer.headers["Location"] for answer in answers] == [f"{path}/{each}" for each in ids]
+    assert member.get(page.links["next"]["url"]).json() == [answers[1].json()]
 
 
 @pytest.mark.parametrize(("first", "second"), [(Task, User), (Task, Tag), (Tag, User)])

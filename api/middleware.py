@@ -54,6 +54,24 @@ def log_reason(app: ASGIApp) -> ASGIApp:
     return logging_app
 
 
+def answer_head(app: ASGIApp) -> ASGIApp:
+    """Wrap the app to answer HEAD as GET, but without the body (RFC 9110, 9.3.2)."""
+
+    async def answering_app(scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_head(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                await send(message)
+                # At once, so that an export stops, as for a client that leaves.
+                await send({"type": "http.response.body"})
+
+        if scope.get("method") == "HEAD":
+            await app({**scope, "method": "GET"}, receive, send_head)
+        else:
+            await app(scope, receive, send)
+
+    return answering_app
+
+
 def refuse_control_characters(app: ASGIApp) -> ASGIApp:
     """Wrap the app to answer 404 to a path with a control character, which no route has.
 
@@ -105,7 +123,7 @@ CORS = [
     Middleware(
         CORSMiddleware,
         allow_origins=settings.cors_origins.split(","),
-        allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
+        allow_methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"],
         allow_headers=SENT,
         expose_headers=RECEIVED,
     ),
@@ -117,6 +135,7 @@ MIDDLEWARE = [
     Middleware(hide_query),  # the first: what fails before it would record the query
     Middleware(log_reason),
     *(CORS if settings.cors_origins else []),
+    Middleware(answer_head),
     Middleware(refuse_control_characters),
     Middleware(limit_body),
 ]

@@ -129,5 +129,7 @@ async def respond_wrong_method(request: Request, _error: HTTPException) -> Respo
         if route.matches(request.scope)[0] is not Match.NONE
     ]
     methods = {method for route in matching for method in route.methods or ()}
-    allow = ", ".join(sorted(methods)) or "GET, HEAD"  # a path of files has no methods
+    if "GET" in methods or not methods:  # a path of files has no methods
+        methods |= {"GET", "HEAD"}  # see `answer_head`
+    allow = ", ".join(sorted(methods))
     return await http_exception_handler(request, HTTPException(405, headers={"Allow": allow}))

@@ -52,15 +52,12 @@ class State(SQLModel):
 router = APIRouter(tags=["service"], route_class=OpenRoute)
 
 
-# Some monitors send HEAD.
-@router.head("/health", include_in_schema=False)
 @router.get("/health")
 async def health() -> State:
     """Return that the process serves. The database is not asked."""
     return State(status="ok")
 
 
-@router.head("/ready", include_in_schema=False)
 @router.get("/ready")
 async def ready() -> State:
     """Return that the database answers and its schema is current. If not, `detail` says why."""

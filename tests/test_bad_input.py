@@ -278,15 +278,17 @@ def test_a_path_with_a_control_character_is_not_found_and_changes_nothing(
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
     [
-        ("PUT", "/tasks/recent", "GET"),
-        ("DELETE", "/tasks/stats", "GET"),
-        ("PATCH", "/tasks/by-status/pending", "GET"),
-        ("DELETE", "/tasks", "GET, POST"),
-        ("POST", "/tasks/1", "DELETE, GET, PATCH, PUT"),
+        ("PUT", "/tasks/recent", "GET, HEAD"),
+        ("DELETE", "/tasks/stats", "GET, HEAD"),
+        ("PATCH", "/tasks/by-status/pending", "GET, HEAD"),
+        ("DELETE", "/tasks", "GET, HEAD, POST"),
+        ("POST", "/tasks/1", "DELETE, GET, HEAD, PATCH, PUT"),
         ("POST", "/health", "GET, HEAD"),
-        ("PUT", "/users", "GET, POST"),
-        ("POST", "/users/1", "DELETE, GET, PATCH"),
+        ("PUT", "/users", "GET, HEAD, POST"),
+        ("POST", "/users/1", "DELETE, GET, HEAD, PATCH"),
         ("TRACE", "/ready", "GET, HEAD"),
+        ("POST", "/docs", "GET, HEAD"),
+        ("POST", "/swagger/swagger-ui.css", "GET, HEAD"),
     ],
 )
 def test_a_method_that_a_path_does_not_have_is_refused(

@@ -295,19 +295,15 @@ def test_a_page_of_a_named_origin_may_make_every_call(
         task = server.url + first["headers"]["location"]
         read = ask(other_page, task, If_None_Match=first["headers"]["etag"])
         changed = ask(other_page, task, "PATCH", "{}", If_Match=first["headers"]["etag"], **json)
+        head = ask(other_page, task, "HEAD", If_None_Match='"0"')
         put = ask(other_page, task, "PUT", '{"title": "B"}', **json)
         ask(other_page, tasks, "POST", '{"title": "C"}', **json)
         page = ask(other_page, f"{tasks}?limit=1&count=true")
         deleted = ask(other_page, task, "DELETE")
 
     assert first["body"] == again["body"]
-    assert [answer["status"] for answer in (first, read, changed, put, deleted)] == [
-        201,
-        304,
-        200,
-        200,
-        200,
-    ]
+    answers = (first, read, changed, head, put, deleted)
+    assert [answer["status"] for answer in answers] == [201, 304, 200, 200, 200, 200]
     assert page["headers"]["x-total-count"] == "2"
     assert 'rel="next"' in page["headers"]["link"]
 

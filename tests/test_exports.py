@@ -186,6 +186,33 @@ def test_a_large_export_takes_little_memory(empty_database: str, tmp_path: Path)
     assert growth < 20 * 2**20 < size
 
 
+@pytest.mark.slow
+def test_head_of_a_large_export_reads_only_its_first_page(
+    empty_database: str, tmp_path: Path
+) -> None:
+    alembic(empty_database, "upgrade", "head")
+    fill(connect(empty_database), 50_000)
+    with ApiServer(tmp_path, empty_database) as server, server.client() as client:
+        process = psutil.Process(server.process.pid)
+
+        def busy_seconds(method: str) -> float:
+            """Return for how many seconds a request keeps the process busy, also afterwards."""
+            before = process.cpu_times().user
+            client.request(method, "/tasks/export").raise_for_status()
+            while process.cpu_percent(0.2) > 50:
+                pass
+            return process.cpu_times().user - before
+
+        busy_seconds("HEAD")  # the first request takes longer
+        of_head, of_get = busy_seconds("HEAD"), busy_seconds("GET")
+
+    print(f"HEAD {of_head:.2f} s, GET {of_get:.2f} s")
+    assert of_head < of_get / 10
+    log = server.log.read_text()
+    assert '"HEAD /tasks/export HTTP/1.1" 200' in log
+    assert "Traceback" not in log
+
+
 KILL_OTHERS = """
     SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
     WHERE datname = current_database() AND pid <> pg_backend_pid()"""

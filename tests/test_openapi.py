@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from calls import PASSWORD, SECRET_KEY, insert_user, sign_in
+from calls import PASSWORD, SECRET_KEY, create_many, create_user, insert_user, sign_in
 from servers import ROOT, ApiServer, connect
 
 from api.passwords import hasher
@@ -113,6 +113,30 @@ def test_all_that_a_call_may_answer_is_documented_with_its_model(
     assert documented.keys() == answers
     documented.pop("304", None)  # has no content
     assert all(answer["content"]["application/json"]["schema"] for answer in documented.values())
+
+
+def test_head_is_answered_as_get_without_the_body(client: httpx2.Client) -> None:
+    create_many(client, [{"title": "a", "tags": ["b"]}] * 2)
+    user = create_user(client, "ada")
+    task, tag = client.get("/tasks").json()[0], client.get("/tags").json()[0]
+    ids = {"task_id": task["id"], "user_id": user["id"], "tag_id": tag["id"], "status": "pending"}
+    documented = client.get("/openapi.json").json()["paths"]
+    paths = [path.format(**ids) for path, methods in documented.items() if "get" in methods]
+    paths += ["/tasks?limit=1&count=true", "/tasks?limit=0", "/tasks/0", "/nothing", "/tasks/"]
+    paths += ["/", "/docs", "/openapi.json", "/swagger/swagger-ui.css", "/swagger/nothing"]
+
+    for path in paths:
+        of_head, of_get = (client.request(method, path) for method in ("HEAD", "GET"))
+        assert (of_head.status_code, of_head.content) == (of_get.status_code, b""), path
+        ignored = ("date", "transfer-encoding")
+        assert [each for each in of_head.headers.multi_items() if each[0] not in ignored] == [
+            each for each in of_get.headers.multi_items() if each[0] not in ignored
+        ]
+    headers = {"If-None-Match": f'"{task["version"]}"'}
+    assert client.head(f"/tasks/{task['id']}", headers=headers).status_code == 304
+    assert not any("head" in methods for methods in documented.values())
+    of_other = client.head("/tasks/bulk")
+    assert (of_other.status_code, of_other.headers["Allow"]) == (405, "PATCH, POST")
 
 
 @pytest.mark.parametrize(

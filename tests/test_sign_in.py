@@ -31,6 +31,15 @@ def assert_unauthorized(answer: httpx2.Response) -> None:
     assert answer.json()["detail"]
 
 
+def test_a_stranger_learns_nothing_by_head_either(
+    stranger: httpx2.Client, ada: httpx2.Client
+) -> None:
+    path = f"/tasks/{create(ada)['id']}"
+
+    assert [stranger.head(each).status_code for each in (path, "/tasks", "/users/me")] == [401] * 3
+    assert ada.head(path).status_code == 200
+
+
 def test_every_call_but_the_open_ones_needs_a_token(stranger: httpx2.Client) -> None:
     paths = stranger.get("/openapi.json").json()["paths"]
     calls = {(method, path) for path, methods in paths.items() for method in methods}

@@ -1,6 +1,7 @@
 """The settings, read from the environment, the file `.env` and the secrets of a container."""
 
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -23,6 +24,8 @@ from api.database_urls import DatabaseUrl
 SECRETS = Path("/run/secrets")
 # The length of HMAC-SHA256, below which a key is weaker than its hash (RFC 7518, 3.2).
 MIN_SECRET_LENGTH = 32
+HOST_NAME = r"[a-z0-9_-]+(\.[a-z0-9_-]+)*"
+ORIGIN = rf"https?://({HOST_NAME}|\[[0-9a-f:]+\])(:[0-9]+)?"
 
 
 def require_postgresql(replica_url: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
@@ -40,12 +43,27 @@ def require_long_key(secret_key: SecretStr | None) -> SecretStr | None:
     return secret_key
 
 
+def split_at_commas(setting: str) -> list[str]:
+    """Return the values of a setting without the blanks around them."""
+    return [each.strip() for each in setting.split(",")] if setting else []
+
+
+def require_host_names(allowed_hosts: str) -> str:
+    """Return the names of hosts as browsers send them; refuse what no browser would send."""
+    names = split_at_commas(allowed_hosts.lower())
+    if not all(re.fullmatch(HOST_NAME, each) for each in names):
+        raise ValueError("must be like tasks.example.com, without a port, and with commas between")
+    return ",".join(names)
+
+
 def require_origins(cors_origins: str) -> str:
     """Return the origins without blanks; refuse one that no browser would send (RFC 6454, 6.2)."""
-    # `HttpUrl` adds a slash to an origin, and changes what no browser would send.
-    origins = [origin.strip() for origin in cors_origins.split(",")] if cors_origins else []
+    origins = split_at_commas(cors_origins)
     try:
-        are_origins = all(str(HttpUrl(each)) == f"{each}/" and "@" not in each for each in origins)
+        # `HttpUrl` adds a slash to an origin, and changes what no browser would send.
+        are_origins = all(
+            re.fullmatch(ORIGIN, each) and str(HttpUrl(each)) == f"{each}/" for each in origins
+        )
     except ValidationError:
         are_origins = False
     if not are_origins:
@@ -89,6 +107,9 @@ class Settings(BaseSettings):
     token_lifetime: int = Field(default=60, ge=1, le=366 * 24 * 60)
     # The other origins whose pages may call the API, with commas between them.
     cors_origins: Annotated[str, AfterValidator(require_origins)] = ""
+    # The names of the API, with commas between them. Without them and `secret_key`, clients reach
+    # it only by localhost and IP addresses.
+    allowed_hosts: Annotated[str, AfterValidator(require_host_names)] = ""
 
 
 def read_settings() -> Settings:

@@ -6,6 +6,8 @@ the request, `receive` returns its body in parts, and `send` sends the response 
 
 import re
 from collections.abc import Callable, Coroutine
+from functools import lru_cache
+from ipaddress import ip_address
 from typing import Any
 
 from fastapi import Request, Response
@@ -52,6 +54,54 @@ def log_reason(app: ASGIApp) -> ASGIApp:
         await app(scope, receive, send_reason if scope["type"] == "lifespan" else send)
 
     return logging_app
+
+
+# A name or an IPv4 address, or an IPv6 address in brackets; and a port (RFC 9110, 7.2).
+HOST = re.compile(rb"([\w.-]+|\[[0-9a-f:.]+\])(:\d*)?", re.IGNORECASE)
+
+
+def is_address(host: str) -> bool:
+    """Return whether a host is an IP address."""
+    try:
+        ip_address(host.strip("[]"))
+    except ValueError:
+        return False
+    return True
+
+
+@lru_cache
+def require_allowed_host(host: bytes) -> None:
+    """Raise a ValueError, which says why, unless clients may send this `Host`.
+
+    By DNS rebinding, a page of evil.example makes its own name one of this machine, and reads the
+    API as if that were its server. But its browser then sends `Host: evil.example`.
+    """
+    match = HOST.fullmatch(host)
+    name = match[1].decode().lower().removesuffix(".") if match else ""
+    if is_address(name):
+        return
+    if not name or name.startswith("["):
+        raise ValueError("The header `Host` is not the name or the address of a host")
+    is_checked = settings.secret_key is None or settings.allowed_hosts
+    allowed = ("localhost", *settings.allowed_hosts.split(","))
+    if is_checked and name not in allowed and not name.endswith(".localhost"):
+        raise ValueError(f"The host `{name}` is not allowed: add it to ALLOWED_HOSTS")
+
+
+def check_host(app: ASGIApp) -> ASGIApp:
+    """Wrap the app to refuse a `Host` that is malformed or not allowed."""
+
+    async def checking_app(scope: Scope, receive: Receive, send: Send) -> None:
+        hosts = [value for name, value in scope.get("headers", ()) if name == b"host"]
+        try:
+            if hosts:  # every browser sends it
+                require_allowed_host(b",".join(hosts))  # two are malformed (RFC 9112, 3.2)
+        except ValueError as error:
+            await JSONResponse({"detail": str(error)}, 400)(scope, receive, send)
+        else:
+            await app(scope, receive, send)
+
+    return checking_app
 
 
 def answer_head(app: ASGIApp) -> ASGIApp:
@@ -136,6 +186,7 @@ MIDDLEWARE = [
     Middleware(log_reason),
     *(CORS if settings.cors_origins else []),
     Middleware(answer_head),
+    Middleware(check_host),
     Middleware(refuse_control_characters),
     Middleware(limit_body),
 ]

@@ -554,6 +554,9 @@ def test_a_secret_of_32_characters_is_enough() -> None:
             "ftp://app.example",
             "https://ümlaut.example",
         ),
+        *("https://*.example", "https://*", "https://.app.example", "https://app..example"),
+        *("https://app.example:*", "https://app,example", "https://a$b.example", "https://"),
+        *("http://[::1", "http://127.1", "http://[::1%25eth0]", "file://", "https://?"),
     ],
 )
 def test_what_no_browser_sends_as_an_origin_is_refused_by_a_sentence(origin: str) -> None:
@@ -567,6 +570,27 @@ def test_several_origins_have_commas_between_them(monkeypatch: pytest.MonkeyPatc
 
     origins = "https://app.example,http://localhost:5173,http://[::1]"
     assert Settings(_env_file=None).cors_origins == origins
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("*", "*.app.example", ".app.example", "app..example", "app.example.", "app.example:443"),
+        *("https://app.example", "app.example/", "[::1]", "user@app.example", "ümlaut.example"),
+        *("app.example other.example", "app.example;other.example", " ", ","),
+    ],
+)
+def test_what_no_browser_sends_as_the_name_of_a_host_is_refused_by_a_sentence(host: str) -> None:
+    sentence = "must be like tasks.example.com, without a port, and with commas between"
+    assert_refused("ALLOWED_HOSTS", host, f"ALLOWED_HOSTS {sentence}")
+    assert_refused("ALLOWED_HOSTS", f"good.example,{host}", f"ALLOWED_HOSTS {sentence}")
+
+
+def test_names_of_hosts_are_kept_as_browsers_send_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALLOWED_HOSTS", "Tasks.Example.com, task_api,xn--mlaut-jva.example")
+
+    names = "tasks.example.com,task_api,xn--mlaut-jva.example"
+    assert Settings(_env_file=None).allowed_hosts == names
 
 
 @pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=pytest.mark.slow)])
@@ -599,7 +623,7 @@ def test_without_settings_the_defaults_are_those_of_the_example() -> None:
     assert defaults == Settings(_env_file=ROOT / ".env.example")
     assert defaults.database_url.get_secret_value() == "sqlite:///tasks.db"
     assert (defaults.database_pool_size, defaults.database_max_overflow) == (20, 0)
-    assert defaults.cors_origins == ""
+    assert (defaults.cors_origins, defaults.allowed_hosts) == ("", "")
 
 
 @pytest.mark.slow

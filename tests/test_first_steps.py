@@ -21,7 +21,8 @@ def client(tmp_path: Path) -> Iterator[TestClient]:
             yield session
 
     app.dependency_overrides[get_session] = get_test_session
-    yield TestClient(app)  # without `with`, so the start does not touch the real database
+    # Without `with`, so the start does not touch the real database.
+    yield TestClient(app, "http://localhost")
     app.dependency_overrides.clear()
     engine.dispose()
 

@@ -98,8 +98,9 @@ class Load:
 
 def request(method: str, path: str, body: object = None, *headers: str) -> bytes:
     content = b"" if body is None else json.dumps(body).encode()
-    lines = [f"{method} {path} HTTP/1.1", "Host: api", "Content-Type: application/json", *headers]
-    return "\r\n".join([*lines, f"Content-Length: {len(content)}", "", ""]).encode() + content
+    usual = ["Host: localhost", "Content-Type: application/json", f"Content-Length: {len(content)}"]
+    lines = [f"{method} {path} HTTP/1.1", *usual, *headers, "", ""]
+    return "\r\n".join(lines).encode() + content
 
 
 def read_tasks(_title: str) -> bytes:

@@ -32,7 +32,7 @@ WITHOUT_SESSION = {("get", "/health"), ("get", "/ready"), ("post", "/token"), ("
 
 
 def test_every_route_takes_the_session_that_overrides_its_own(sessions: list[Session]) -> None:
-    client = TestClient(app)
+    client = TestClient(app, "http://localhost")
     operations = [
         (method, path)
         for path, methods in app.openapi()["paths"].items()
@@ -51,7 +51,11 @@ def test_every_route_takes_the_session_that_overrides_its_own(sessions: list[Ses
 def test_what_a_route_writes_is_in_the_database_of_the_session(
     client: httpx2.Client, sessions: list[Session]
 ) -> None:
-    task = TestClient(app).post("/tasks", json={"title": "Write the report"}).json()
+    task = (
+        TestClient(app, "http://localhost")
+        .post("/tasks", json={"title": "Write the report"})
+        .json()
+    )
 
     assert client.get("/tasks").json() == [task]
     assert len(sessions) == 1

@@ -100,6 +100,10 @@ class TooLarge(ApiError, status=413):
     """The body is over 1048576 bytes."""
 
 
+class UnsupportedMediaType(ApiError, status=415):
+    """The body is compressed, or its `Content-Type` is another one."""
+
+
 class Invalid(ApiError, status=422, model=Problems):
     """Values in the request are wrong."""
 

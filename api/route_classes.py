@@ -1,5 +1,6 @@
 """Classes of routes, which check the query, and document responses; and what an id in a path is."""
 
+import re
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from inspect import signature
@@ -9,12 +10,13 @@ from fastapi import HTTPException, Request, Response
 from fastapi.dependencies.models import Dependant
 from fastapi.dependencies.utils import get_dependant, get_flat_params
 from fastapi.exception_handlers import http_exception_handler
+from fastapi.exceptions import RequestValidationError
 from fastapi.params import Depends, ParamTypes
 from fastapi.routing import APIRoute, iter_route_contexts
 from starlette.convertors import IntegerConvertor, register_url_convertor
 from starlette.routing import Match, compile_path
 
-from api.errors import ApiError, BadBody, Invalid, TooLarge, Unavailable
+from api.errors import ApiError, BadBody, Invalid, TooLarge, Unavailable, UnsupportedMediaType
 from api.field_types import MAX_INTEGER
 from api.problems import UNKNOWN_MESSAGE, Problem, problem, raise_problems
 
@@ -51,13 +53,16 @@ class OpenRoute(APIRoute):
     """A route for everyone, which refuses unknown query parameters, and documents its responses."""
 
     errors: ClassVar[tuple[type[ApiError], ...]] = (Invalid, Unavailable)
-    body_errors: ClassVar[tuple[type[ApiError], ...]] = (BadBody, TooLarge)
+    body_errors: ClassVar[tuple[type[ApiError], ...]] = (BadBody, TooLarge, UnsupportedMediaType)
+    media_type: ClassVar[str] = "application/json"  # of a body
+    media_types: ClassVar[str] = r"application/([^/]*\+)?json"  # all that FastAPI reads, a pattern
     security: ClassVar[dict[str, object] | None] = {"security": []}  # "needs no token", in OpenAPI
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:  # noqa: ANN401
         # FastAPI's own description of what a request has, which it makes again below.
         dependant = get_dependant(path=compile_path(path)[1], call=endpoint)
-        body_errors = self.body_errors if has_body(dependant) else ()
+        self.takes_body = has_body(dependant)
+        body_errors = self.body_errors if self.takes_body else ()
         responses = document((*self.errors, *named_errors(endpoint), *body_errors))
         response = signature(endpoint, eval_str=True).return_annotation
         if headers := getattr(response, "documented_headers", None):
@@ -75,19 +80,38 @@ class OpenRoute(APIRoute):
         }
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Return the function that checks the query, and then handles a request as FastAPI does.
+        """Return the function that checks a request, and then handles it as FastAPI does.
 
         A dependency that does the same would take 5 % of the instructions of a read.
         """
         handle = super().get_route_handler()
 
         async def check_and_handle(request: Request) -> Response:
-            if problems := [*find_unknown_parameters(request, self.query_parameters)]:
+            try:
+                raise_problems(find_unknown_parameters(request, self.query_parameters))
+                if self.takes_body:
+                    self.require_media_type(request)
+            except (RequestValidationError, UnsupportedMediaType):
                 await self.refuse_strangers(request)
-                raise_problems(problems)
+                raise
             return await handle(request)
 
         return check_and_handle
+
+    def require_media_type(self, request: Request) -> None:
+        """Raise 415 for a body of which FastAPI would see only bytes."""
+        headers = request.headers
+        # A request with neither has no body (RFC 9112, 6.3).
+        if headers.get("Content-Length", "0") == "0" and "Transfer-Encoding" not in headers:
+            return
+        sent = headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        if not re.fullmatch(self.media_types, sent):
+            raise UnsupportedMediaType(f"Send the header `Content-Type: {self.media_type}`")
+        if headers.get("Content-Encoding", "identity").lower() != "identity":
+            raise UnsupportedMediaType(
+                "Send the body uncompressed, without the header `Content-Encoding`",
+                {"Accept-Encoding": "identity"},  # RFC 9110, 12.5.3
+            )
 
     async def refuse_strangers(self, request: Request) -> None:
         """Raise 401 for strangers, who are told of nothing else, where one has to sign in."""

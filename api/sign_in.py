@@ -12,7 +12,7 @@ from pydantic import SecretStr, StringConstraints
 from sqlmodel import Field, SQLModel, col, select
 
 from api.clock import now
-from api.errors import ApiError, Forbidden, SignInIsOff, Unauthorized
+from api.errors import ApiError, Forbidden, SignInIsOff, Unauthorized, UnsupportedMediaType
 from api.field_types import MAX_INTEGER, NO_NUL, Id
 from api.middleware import limit_receive
 from api.passwords import TooManyGuesses, dummy_hash, is_password
@@ -21,7 +21,6 @@ from config import settings
 from database import read_apart, reading_engine
 from models import ALL_FIELDS_ARE_SENT, User
 
-FORM = "application/x-www-form-urlencoded"
 MAX_FORM_SIZE = 8 * 1024  # bytes, as `LargeForm` says
 
 
@@ -69,31 +68,25 @@ class LargeForm(ApiError, status=413):
     """The body is over 8192 bytes."""
 
 
-class OtherForm(ApiError, status=415):
-    """The form is not `application/x-www-form-urlencoded`."""
-
-
 class FormRoute(OpenRoute):
-    """A route whose form is small and urlencoded, which is checked before it is parsed.
+    """A route with a small and urlencoded form.
 
     See https://fastapi.tiangolo.com/how-to/custom-request-and-route/.
     """
 
-    body_errors = (BadForm, LargeForm, OtherForm)
+    body_errors = (BadForm, LargeForm, UnsupportedMediaType)
+    media_type = media_types = "application/x-www-form-urlencoded"
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Return the function that checks a request, and then handles it as FastAPI does."""
+        """Return the function that limits a form, and then handles a request as others do."""
         handle = super().get_route_handler()
 
-        async def check_and_handle(request: Request) -> Response:
-            media_type = request.headers.get("Content-Type", "").partition(";")[0]
-            if media_type.strip().lower() != FORM:
-                raise OtherForm(f"The form must be {FORM}")
+        async def limit_and_handle(request: Request) -> Response:
             return await handle(
                 Request(request.scope, limit_receive(request.receive, MAX_FORM_SIZE))
             )
 
-        return check_and_handle
+        return limit_and_handle
 
 
 router = APIRouter(tags=["users"], route_class=FormRoute)

@@ -1,5 +1,6 @@
 """What a client may rely on when it sends nonsense: a clear answer in JSON, and no change."""
 
+import gzip
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -208,11 +209,55 @@ def test_a_body_that_is_no_task_is_refused(client: httpx2.Client, body: bytes, s
     assert client.get("/tasks").json() == []
 
 
-@pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", None])
-def test_a_body_of_another_type_is_refused(client: httpx2.Client, content_type: str | None) -> None:
-    headers = {"Content-Type": content_type} if content_type else {}
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        *("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"),
+        *("application", "application/jsonl", "application/json/x", "application/x/y+json"),
+        *("text/json", "text/plain; application/json", "*/*", "", None),
+    ],
+)
+def test_a_body_of_another_type_is_refused(
+    client: httpx2.Client, content_type: str | None, *, chunked: bool
+) -> None:
+    headers = {} if content_type is None else {"Content-Type": content_type}
+    body = b'{"title": "x"}'
 
-    assert_invalid(client.post("/tasks", content=b'{"title": "x"}', headers=headers), "body")
+    answer = client.post("/tasks", content=iter([body]) if chunked else body, headers=headers)
+
+    assert answer.status_code == 415
+    assert answer.json() == {"detail": "Send the header `Content-Type: application/json`"}
+    assert client.get("/tasks").json() == []
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    ["Application/JSON", "application/json; charset=utf-8", "application/merge-patch+json"],
+)
+def test_json_may_have_other_names(client: httpx2.Client, content_type: str) -> None:
+    headers = {"Content-Type": content_type, "Content-Encoding": "Identity"}
+
+    assert client.post("/tasks", content=b'{"title": "x"}', headers=headers).status_code == 201
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "br", "deflate", "x", "gzip, identity"])
+def test_a_compressed_body_is_refused(client: httpx2.Client, encoding: str) -> None:
+    body = gzip.compress(b'{"title": "x"}')
+
+    answer = client.post("/tasks", content=body, headers={**JSON, "Content-Encoding": encoding})
+
+    assert answer.status_code == 415
+    assert answer.headers["Accept-Encoding"] == "identity"
+    assert answer.json() == {
+        "detail": "Send the body uncompressed, without the header `Content-Encoding`"
+    }
+    assert client.get("/tasks").json() == []
+
+
+def test_a_body_that_is_not_sent_is_missing(client: httpx2.Client) -> None:
+    assert_invalid(client.post("/tasks"), "body")
+    assert client.post("/token").status_code == 422
 
 
 def test_a_body_of_the_largest_size_is_read(client: httpx2.Client) -> None:

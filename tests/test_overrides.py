@@ -51,11 +51,8 @@ def test_every_route_takes_the_session_that_overrides_its_own(sessions: list[Ses
 def test_what_a_route_writes_is_in_the_database_of_the_session(
     client: httpx2.Client, sessions: list[Session]
 ) -> None:
-    task = (
-        TestClient(app, "http://localhost")
-        .post("/tasks", json={"title": "Write the report"})
-        .json()
-    )
+    own_client = TestClient(app, "http://localhost")
+    task = own_client.post("/tasks", json={"title": "Write the report"}).json()
 
     assert client.get("/tasks").json() == [task]
     assert len(sessions) == 1

@@ -1,6 +1,7 @@
 """What a team may rely on once SECRET_KEY is set."""
 
 import base64
+import gzip
 import json
 import socket
 import time
@@ -323,7 +324,26 @@ def test_a_form_of_another_type_is_refused(
     answer = stranger.post("/token", content=body, headers=headers)
 
     assert answer.status_code == 415
-    assert answer.json() == {"detail": "The form must be application/x-www-form-urlencoded"}
+    assert answer.json() == {
+        "detail": "Send the header `Content-Type: application/x-www-form-urlencoded`"
+    }
+
+
+def test_a_compressed_form_is_refused(stranger: httpx2.Client) -> None:
+    headers = {
+        "Content-Type": "application/x-www-form-urlencoded",
+        "Content-Encoding": "gzip",
+    }
+
+    answer = stranger.post("/token", content=gzip.compress(b"username=ada"), headers=headers)
+
+    assert answer.status_code == 415
+    assert "Content-Encoding" in answer.json()["detail"]
+
+
+def test_a_stranger_is_not_told_how_to_send_a_body(stranger: httpx2.Client) -> None:
+    for headers in ({}, {"Content-Type": "application/json", "Content-Encoding": "gzip"}):
+        assert_unauthorized(stranger.post("/tasks", content=b"{}", headers=headers))
 
 
 def test_a_form_may_name_its_charset(stranger: httpx2.Client) -> None:

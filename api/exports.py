@@ -3,31 +3,37 @@
 import csv
 import re
 from codecs import BOM_UTF8
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from enum import StrEnum
 from functools import partial
 from io import StringIO
 from typing import Annotated, Any
 
+from anyio import TemporaryFile
 from fastapi import APIRouter, Query
+from fastapi.concurrency import iterate_in_threadpool
 from fastapi.responses import StreamingResponse
 from pydantic_core import to_json, to_jsonable_python
-from sqlalchemy import Engine, Row
+from sqlalchemy import Engine, Row, Select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sqlmodel import Field, Session, col
-from starlette.types import Send
+from sqlmodel import Field, Session, String, bindparam, cast, col, func, select
+from starlette.types import Receive, Scope, Send
 
 from api.errors import document_header
 from api.filters import TaskFilter
 from api.outages import is_unavailable, log_bug, log_outage
 from api.pages import select_matching
-from api.public import list_public
+from api.public import list_public, select_public
 from api.sign_in import ApiRoute
 from database import SessionDep, read_apart
 from models import Task, TaskPublic
 
-PAGE_SIZE = 200  # tasks, so that long descriptions of all of them take some megabytes
+# A page ends at so many tasks, or at the first with which they have so many characters, of 4 bytes
+# at most, so at 256 KiB: a client who stops reading keeps a page in memory.
+PAGE_TASKS = 200
+PAGE_LENGTH = 64 * 1024
+PIECE_SIZE = 32 * 1024  # bytes, which uvicorn copies before it waits for the client
 
 
 class ExportFormat(StrEnum):
@@ -82,6 +88,25 @@ HEADS = {ExportFormat.JSONL: b"", ExportFormat.CSV: BOM_UTF8 + write_csv([TaskPu
 class ExportResponse(StreamingResponse):
     """A response that is cut when the database fails, so that no client takes it for complete."""
 
+    body_iterator: AsyncIterator[bytes]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it in chunks; to HTTP/1.0, which has none, from a file, whose length is known.
+
+        By the length, such a client notices that a response is cut (RFC 9112, 8).
+        """
+        if scope["http_version"] != "1.0":
+            await super().__call__(scope, receive, send)
+            return
+        async with TemporaryFile() as file:
+            async for piece in self.body_iterator:
+                await file.write(piece)
+            self.headers["Content-Length"] = str(await file.tell())
+            await file.seek(0)
+            pieces = iter(partial(file.wrapped.read, PIECE_SIZE), b"")
+            self.body_iterator = iterate_in_threadpool(pieces)
+            await super().__call__(scope, receive, send)
+
     async def stream_response(self, send: Send) -> None:
         """Send all chunks; if the database fails, not the last one, so that clients see the cut."""
         try:
@@ -118,28 +143,61 @@ def export_tasks(query: Annotated[ExportQuery, Query()], session: SessionDep) ->
     """
     # FastAPI could stream what an endpoint yields, but the response would begin before the first
     # read, so an outage could not be answered by 503.
-    page, last_id = read_export(session, query, after=0)
+    read = partial(read_export, statement=select_export(query), write=WRITERS[query.format])
+    page, last_id = read(session, after=0)
     engine: Any = session.get_bind()
     return ExportResponse(
-        stream(engine, query, page, last_id),
+        stream(engine, read, HEADS[query.format] + page, last_id),
         media_type=MEDIA_TYPES[query.format],
         headers={"Content-Disposition": f'attachment; filename="tasks.{query.format}"'},
     )
 
 
-def read_export(session: Session, query: ExportQuery, after: int) -> tuple[bytes, int | None]:
-    """Return the page after an id as it is sent, and its last id if others may follow."""
-    matching = select_matching(Task, TaskPublic, query).where(col(Task.id) > after)
-    rows = session.connection().execute(matching.order_by(col(Task.id)).limit(PAGE_SIZE)).all()
-    return WRITERS[query.format](rows), rows[-1].id if len(rows) == PAGE_SIZE else None
+def select_export(query: ExportQuery) -> Select[Any]:
+    """Return the SELECT of the page after the id `after`: of whole tasks, and nothing more is read.
+
+    SELECT ... FROM task WHERE id IN (
+        SELECT id FROM (
+            SELECT id, sum(length) OVER (ORDER BY id ROWS ... AND 1 PRECEDING) AS before FROM (
+                SELECT id, length(...) AS length FROM task WHERE ... AND id > :after
+                ORDER BY id LIMIT 200
+            )
+        ) WHERE coalesce(before, 0) < 65536
+    ) ORDER BY id
+    """
+    text = col(Task.title) + func.coalesce(Task.description, "") + cast(Task.tags, String)
+    next_tasks = (
+        select_matching(Task, TaskPublic, query)
+        .with_only_columns(col(Task.id), func.length(text).label("length"))
+        .where(col(Task.id) > bindparam("after"))
+        .order_by(col(Task.id))
+        .limit(PAGE_TASKS)
+        .subquery()
+    ).c
+    before = func.sum(next_tasks.length).over(order_by=next_tasks.id, rows=(None, -1))
+    measured = select(next_tasks.id, before.label("before")).subquery().c
+    ids = select(measured.id).where(func.coalesce(measured.before, 0) < PAGE_LENGTH)
+    return select_public(Task, TaskPublic).where(col(Task.id).in_(ids)).order_by(col(Task.id))
+
+
+def read_export(
+    session: Session,
+    statement: Select[Any],
+    write: Callable[[Iterable[Row[Any]]], bytes],
+    after: int | None,
+) -> tuple[bytes, int | None]:
+    """Return the page after an id as it is sent, and its last id, or None if it has no task."""
+    rows = session.connection().execute(statement, {"after": after}).all()
+    return write(rows), rows[-1].id if rows else None
 
 
 async def stream(
-    engine: Engine, query: ExportQuery, page: bytes, last_id: int | None
+    engine: Engine, read: Callable[..., tuple[bytes, int | None]], page: bytes, last_id: int | None
 ) -> AsyncIterator[bytes]:
-    """Yield the first page, and all others. While they are sent, no connection is held."""
-    yield HEADS[query.format] + page
+    """Yield the first page, and all others, in pieces. Meanwhile, no connection is held."""
+    for begin in range(0, len(page), PIECE_SIZE):
+        yield page[begin : begin + PIECE_SIZE]
     while last_id is not None:
-        read = partial(read_export, query=query, after=last_id)
-        page, last_id = await read_apart(engine, read)
-        yield page
+        page, last_id = await read_apart(engine, partial(read, after=last_id))
+        for begin in range(0, len(page), PIECE_SIZE):
+            yield page[begin : begin + PIECE_SIZE]

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import socket
 from collections import Counter
 from collections.abc import Callable, Iterator
 from io import StringIO
@@ -97,6 +98,43 @@ def test_a_formula_in_the_middle_of_a_cell_stays_as_it_is(client: httpx2.Client)
     [row] = export_csv(client)
 
     assert (row["title"], row["tags"], row["due_at"]) == ("1 = 1", "a,a-b", "")
+
+
+@pytest.mark.parametrize("query", ["", "?format=csv", "?q=nothing has this"])
+def test_a_client_of_http_1_0_gets_the_same_without_chunks(
+    client: httpx2.Client, query: str
+) -> None:
+    create_many(client, [{"title": "🐛", "description": "x" * 1000}] * 300)
+    expected = client.get(f"/tasks/export{query}")
+
+    with socket.create_connection((client.base_url.host, client.base_url.port)) as connection:
+        path = expected.url.raw_path.decode()
+        connection.sendall(f"GET {path} HTTP/1.0\r\n\r\n".encode())
+        with connection.makefile("rb") as answer:
+            head, _, body = answer.read().partition(b"\r\n\r\n")
+
+    assert head.startswith(b"HTTP/1.1 200")
+    assert b"transfer-encoding" not in head
+    assert f"content-length: {len(expected.content)}".encode() in head.split(b"\r\n")
+    assert body == expected.content
+
+
+# What takes the most bytes: as it is, as JSON in the database, and as JSON that is sent.
+@pytest.mark.parametrize("character", ["🐛", "\u2028", '"'])
+def test_an_export_of_long_tasks_between_short_ones_has_each_once(
+    client: httpx2.Client, character: str
+) -> None:
+    tags = [f"{n:02}" + character * 48 for n in range(20)]
+    long = {"description": character * 10_000, "tags": tags}
+    tasks: list[Task] = []
+    for number in (1, 20, 300):
+        tasks += create_many(client, [{"title": "a"}] * number)
+        for _ in range(15):
+            tasks.append(create(client, **long))
+    tasks += create_many(client, [{"title": "a", "tags": tags}] * 150)
+
+    assert export(client) == tasks
+    assert [int(row["id"]) for row in export_csv(client)] == [task["id"] for task in tasks]
 
 
 @pytest.fixture

@@ -496,3 +496,53 @@ def test_many_different_filters_do_not_add_up_in_memory(
 
     print(f"10,000 different filters add {growth:.1f} MiB to {before:.1f} MiB")
     assert growth < MAX_GROWTH
+
+
+def stop_reading(port: int, path: str) -> socket.socket:
+    """Ask for much, and read nothing of it."""
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+    client.connect(("127.0.0.1", port))
+    client.sendall(request("GET", path))
+    return client
+
+
+# 2,000 tasks of 40 KB in all; and 4 MiB for each list, which is in memory once.
+@pytest.mark.parametrize(
+    ("path", "limit"),
+    [("/tasks/export", 150), ("/tasks/export?format=csv", 150), ("/tasks?limit=100", 800)],
+)
+def test_clients_that_stop_reading_do_not_fill_the_memory(
+    empty_database: str, tmp_path: Path, path: str, limit: int
+) -> None:
+    with ApiServer(tmp_path, empty_database) as server, server.client() as client:
+        engine = connect(empty_database)
+        fill(engine, 2000)
+        with engine.begin() as connection:
+            values = {"text": "🐛" * 10_000}
+            connection.execute(text("UPDATE task SET description = :text"), values)
+        client.get("/tasks?limit=1").raise_for_status()
+        process = psutil.Process(server.process.pid)
+        port = make_url(server.url).port
+        assert port
+
+        def memory_at_rest() -> float:
+            used = -1.0
+            while used != (used := process.cpu_times().user):
+                time.sleep(1)
+            return process.memory_info().rss / 2**20
+
+        memory = [memory_at_rest()]
+        for _ in range(3):
+            readers = [stop_reading(port, path) for _ in range(100)]
+            memory.append(memory_at_rest())
+            for reader in readers:
+                reader.close()
+            memory.append(memory_at_rest())
+
+    print(f"{path}: {', '.join(f'{each:.0f}' for each in memory)} MiB")
+    before, first, _, _, _, last, after = memory
+    assert last - before < limit
+    # SQLite and the C library keep some of what is free again, and use it for the next requests.
+    assert last - first < 0.5 * limit
+    assert after - before < limit

@@ -20,9 +20,9 @@ from sqlmodel import (
     text,
 )
 
-from api.bodies import Body, example
 from api.clock import now
 from api.field_types import (
+    Body,
     CurrentPassword,
     Description,
     Email,
@@ -36,6 +36,7 @@ from api.field_types import (
     Username,
     UtcDatetime,
     Version,
+    example,
 )
 from api.folding import fold, fold_title
 

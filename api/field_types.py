@@ -1,7 +1,7 @@
-"""The types of fields: what each accepts, and what it refuses."""
+"""The types of fields and of bodies: what each accepts, and what it refuses."""
 
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Any, ClassVar
 
 from pydantic import (
     AfterValidator,
@@ -11,9 +11,10 @@ from pydantic import (
     Secret,
     StringConstraints,
     WithJsonSchema,
+    model_validator,
 )
 from pydantic_core import PydanticKnownError
-from sqlmodel import Field
+from sqlmodel import Field, SQLModel
 
 # The largest integer that every JSON parser keeps exact (RFC 8259, 6).
 MAX_INTEGER = 2**53 - 1
@@ -150,3 +151,28 @@ Email = Annotated[
 # A `Secret` hides its value in every representation, so in logs too.
 Password = Secret[Annotated[str, StringConstraints(min_length=8, max_length=128)]]
 CurrentPassword = Secret[Annotated[str, StringConstraints(max_length=128)]]
+
+
+class Body(SQLModel):
+    """What a client sends: unknown fields are refused, so that no value is lost in silence.
+
+    What a client received, it may send back: fields that it can only see are ignored.
+    """
+
+    model_config = {"extra": "forbid"}
+
+    public: ClassVar[type[SQLModel]] = SQLModel  # what clients receive
+
+    @model_validator(mode="before")
+    @classmethod
+    def ignore_what_is_only_seen(cls, body: Any) -> Any:  # noqa: ANN401  # a client may send anything
+        """Return the body without the fields that clients can only see."""
+        if not isinstance(body, dict):
+            return body
+        only_seen = cls.public.model_fields.keys() - cls.model_fields.keys()
+        return {name: value for name, value in body.items() if name not in only_seen}
+
+
+def example(**fields: object) -> Any:  # noqa: ANN401  # SQLModel has no public type for it
+    """Return the configuration of a model that the documentation shows with these values."""
+    return {"json_schema_extra": {"examples": [fields]}}

@@ -54,7 +54,8 @@ def read_tasks(query: Annotated[TaskQuery, Query()], request: Request, session: 
     """List the tasks that match all filters, a page at a time.
 
     If there is a next page, the header `Link` has its URL
-    ([RFC 8288](https://www.rfc-editor.org/rfc/rfc8288)).
+    ([RFC 8288](https://www.rfc-editor.org/rfc/rfc8288)). Without headers: as long as a page is
+    full, ask again with the id of its last task as `after`.
     """
     return read_page(session, request, query)
 

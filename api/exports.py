@@ -79,7 +79,8 @@ def to_cell(value: object) -> str:
 # Japanese keyboards (https://owasp.org/www-community/attacks/CSV_Injection).
 FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]")
 
-MEDIA_TYPES = {ExportFormat.JSONL: "application/jsonl", ExportFormat.CSV: "text/csv"}
+# Generated clients read `application/jsonl` as one JSON value, and fail.
+MEDIA_TYPES = {ExportFormat.JSONL: "application/x-ndjson", ExportFormat.CSV: "text/csv"}
 WRITERS = {ExportFormat.JSONL: write_jsonl, ExportFormat.CSV: write_csv}
 # By the BOM, a spreadsheet knows the encoding.
 HEADS = {ExportFormat.JSONL: b"", ExportFormat.CSV: BOM_UTF8 + write_csv([TaskPublic.model_fields])}
@@ -121,7 +122,9 @@ class ExportResponse(StreamingResponse):
 EXPORTED: dict[int | str, dict[str, Any]] = {
     200: {
         "content": {
-            media_type: {"schema": {"type": "string"}} for media_type in MEDIA_TYPES.values()
+            # Any value: for a string, FastMCP would refuse what the API sends.
+            MEDIA_TYPES[ExportFormat.JSONL]: {"schema": {}},
+            MEDIA_TYPES[ExportFormat.CSV]: {"schema": {"type": "string"}},
         },
         "headers": document_header("Content-Disposition", "The name of the file"),
     }

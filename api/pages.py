@@ -59,9 +59,9 @@ class TaskQuery(TaskFilter, PageBase):
     # After `sort`, which `require_cursor` needs. The pattern is for the documentation.
     after: Annotated[str, StringConstraints(pattern=CURSOR)] | None = Field(
         default=None,
-        description="Where the page before ended, as its `Link` says: the value of its last task "
-        "in the field to sort by, a comma, and the id of that task; for `sort=id` only the id. "
-        "Unlike `offset`, it counts nothing before",
+        description="The id of the last task of the page before. If `sort` is another field: the "
+        "value of that task in this field, a comma, and the id, as in `3,17` for the priority; "
+        "`Link` has it. Unlike `offset`, it counts nothing before",
     )
 
     @field_validator("after")

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from calls import PASSWORD, SECRET_KEY
+from calls import PASSWORD, SECRET_KEY, create
 from servers import ROOT, ApiServer
 from test_readme import blocks
 
@@ -71,12 +71,25 @@ def python_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tools_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what makes the tools of an agent, in an environment of its own."""
+    folder = tmp_path_factory.mktemp("tools")
+    [install] = commands("AI agents")
+    run(folder, install, Path(sys.executable).parent)
+    shutil.copy(FILES / "use_tools.py", folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def npm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the generator for TypeScript and with the linters."""
+    """A folder with the generators for TypeScript and with the linters."""
     if shutil.which("npm") is None:
-        pytest.skip("npm is not there, which installs the generator for TypeScript and the linters")
+        pytest.skip(
+            "npm is not there, which installs the generators for TypeScript and the linters"
+        )
     folder = tmp_path_factory.mktemp("npm")
-    shutil.copy(FILES / "round_trip.ts", folder)
+    for name in ("round_trip.ts", "exports.ts"):
+        shutil.copy(FILES / name, folder)
     install, *_ = commands("TypeScript")
     run(folder, install)
     packages = json.loads((FILES / "package.json").read_text())["devDependencies"].items()
@@ -148,7 +161,43 @@ def test_a_typescript_client_signs_in(npm_folder: Path, team: ApiServer) -> None
     assert printed.splitlines() == ["Write the report", "Task 4", "Task 3", "Write the report"]
 
 
+def use_tools(folder: Path, server: ApiServer, *, with_token: bool) -> None:
+    """Use the tools of the page, with the lines about the token or without them."""
+    [tools] = blocks("python", "AI agents", PAGE)
+    lines = for_server(tools, server).splitlines()
+    kept = [line for line in lines if with_token or "token" not in line]
+    (folder / "task_tools.py").write_text("\n".join(kept))
+
+    run(folder, ".venv-tools/bin/python use_tools.py")
+
+
+@pytest.mark.usefixtures("client")
+def test_an_agent_uses_the_tools_of_an_open_api(tools_folder: Path, server: ApiServer) -> None:
+    use_tools(tools_folder, server, with_token=False)
+
+
+def test_an_agent_uses_the_tools_of_a_team(tools_folder: Path, team: ApiServer) -> None:
+    use_tools(tools_folder, team, with_token=True)
+
+
 # The document is the same on both databases, so these use one.
+
+
+def test_other_typescript_clients_export(npm_folder: Path, tmp_path: Path) -> None:
+    with ApiServer(tmp_path, f"sqlite:///{tmp_path}/tasks.db") as server:
+        output = {"target": "orval.ts", "client": "fetch", "baseUrl": server.url}
+        config = {"api": {"input": f"{server.url}/openapi.json", "output": output}}
+        (npm_folder / "orval.config.mjs").write_text(f"export default {json.dumps(config)}")
+        # From it, Hey API knows that imports name the files with their extension.
+        (npm_folder / "tsconfig.json").write_text('{"compilerOptions": {"module": "nodenext"}}')
+        with server.client() as client:
+            for title in ("a", "b"):
+                create(client, title=title)
+
+        run(npm_folder, f"npx openapi-ts --input {server.url}/openapi.json --output hey --silent")
+        run(npm_folder, "npx orval")
+        run(npm_folder, "npx tsc --strict --target es2022 --module nodenext exports.ts")
+        run(npm_folder, f"node exports.js {server.url}")
 
 
 def lint(folder: Path, server: ApiServer) -> tuple[set[str], set[str]]:

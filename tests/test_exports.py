@@ -38,7 +38,7 @@ def test_an_export_has_all_tasks_as_lists_show_them_in_the_order_of_their_ids(
     answer = client.get("/tasks/export")
 
     assert [json.loads(line) for line in answer.text.splitlines()] == tasks
-    assert answer.headers["Content-Type"] == "application/jsonl"
+    assert answer.headers["Content-Type"] == "application/x-ndjson"
     assert answer.headers["Content-Disposition"] == 'attachment; filename="tasks.jsonl"'
 
 

@@ -1,12 +1,20 @@
 """Call the API by the client for Python: `round_trip.py URL`, and a name and a password if any."""
 
+import json
 import sys
 from datetime import UTC, datetime
 from urllib.parse import parse_qs, urlsplit
 
 from task_api import AuthenticatedClient, Client
 from task_api.api.tags import read_tags
-from task_api.api.tasks import create_task, create_tasks, read_tasks, update_task, update_tasks
+from task_api.api.tasks import (
+    create_task,
+    create_tasks,
+    export_tasks,
+    read_tasks,
+    update_task,
+    update_tasks,
+)
 from task_api.api.users import create_token, read_member
 from task_api.models import (
     ErrorMessage,
@@ -109,6 +117,14 @@ def find_tagged(client: AuthenticatedClient) -> None:
     assert [(tag.name, tag.task_count) for tag in tags] == [("Home", 4), ("report", 1)]
 
 
+def export(client: AuthenticatedClient) -> None:
+    """Export all tasks, each a line."""
+    lines = export_tasks.sync(client=client)
+    assert isinstance(lines, str)
+    titles = [json.loads(line)["title"] for line in lines.splitlines()]
+    assert titles == ["Write the report", "Task 5", "Task 4", "Task 3"]
+
+
 def main(url: str, *credentials: str) -> None:
     """Do all of it. An API without sign-in reads no token."""
     token = sign_in(url, *credentials) if credentials else "none"
@@ -117,6 +133,7 @@ def main(url: str, *credentials: str) -> None:
         create_and_update_many(client)
         list_pages(client)
         find_tagged(client)
+        export(client)
 
 
 main(*sys.argv[1:])

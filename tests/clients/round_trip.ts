@@ -92,6 +92,13 @@ async function findTagged(client: Client<paths>): Promise<void> {
   assert.deepEqual(tags?.map((tag) => [tag.name, tag.task_count]), [["Home", 4], ["report", 1]]);
 }
 
+async function exportAll(client: Client<paths>): Promise<void> {
+  const { data } = await client.GET("/tasks/export", { parseAs: "text" });
+  assert(data);
+  const titles = data.trimEnd().split("\n").map((line) => JSON.parse(line).title);
+  assert.deepEqual(titles, ["Write the report", "Task 5", "Task 4", "Task 3"]);
+}
+
 const [baseUrl = "", username, password] = process.argv.slice(2);
 const client = createClient<paths>({ baseUrl });
 if (username && password) {
@@ -102,3 +109,4 @@ await createAndUpdate(client);
 await createAndUpdateMany(client);
 await listPages(client);
 await findTagged(client);
+await exportAll(client);

@@ -30,7 +30,9 @@ def require_number(value: object) -> object:
 
 Id = Annotated[int, Field(ge=1, le=MAX_INTEGER), BeforeValidator(require_number)]
 Version = Id  # likewise a positive integer
-Priority = Annotated[int, Field(ge=0, le=5), BeforeValidator(require_number)]
+Priority = Annotated[
+    int, Field(ge=0, le=5, description="5 is the most urgent"), BeforeValidator(require_number)
+]
 
 
 def require_digits(value: object) -> object:

@@ -198,9 +198,8 @@ async def stream(
     engine: Engine, read: Callable[..., tuple[bytes, int | None]], page: bytes, last_id: int | None
 ) -> AsyncIterator[bytes]:
     """Yield the first page, and all others, in pieces. Meanwhile, no connection is held."""
-    for begin in range(0, len(page), PIECE_SIZE):
-        yield page[begin : begin + PIECE_SIZE]
-    while last_id is not None:
-        page, last_id = await read_apart(engine, partial(read, after=last_id))
+    while page:
         for begin in range(0, len(page), PIECE_SIZE):
             yield page[begin : begin + PIECE_SIZE]
+        # After None, which is NULL, comes no task.
+        page, last_id = await read_apart(engine, partial(read, after=last_id))

@@ -38,7 +38,7 @@ from api.field_types import (
     Version,
     example,
 )
-from api.folding import fold, fold_title
+from api.folding import fold
 
 # A migration can replace a constraint only by its name.
 SQLModel.metadata.naming_convention = {
@@ -139,7 +139,7 @@ class Task(TaskBase, table=True):
 
     def set_what_follows(self) -> None:
         """Set the fields that follow from others: the folded texts, and `completed_at`."""
-        self.folded_title = fold_title(self.title)
+        self.folded_title = fold(self.title)
         self.folded_description = self.description and fold(self.description)
         if self.status != TaskStatus.completed:
             self.completed_at = None

@@ -11,11 +11,3 @@ def fold(text: str) -> str:
     is a part of the folded text too, unless it separates a letter from its marks.
     """
     return normalize("NFKD", normalize("NFKD", text).casefold())
-
-
-def fold_title(title: str) -> str:
-    """Return the folded title for the index by which titles are sorted.
-
-    PostgreSQL's index takes 2,700 bytes. 600 characters are enough for 200 Hangul syllables.
-    """
-    return fold(title)[:600]

@@ -16,7 +16,7 @@ from sqlalchemy import Row, Select
 from sqlmodel import asc, col, desc, tuple_, union_all
 
 from api.field_types import FilterText, QueryInteger, QueryPriority, UtcDatetime
-from api.folding import fold_title
+from api.folding import fold
 from models import Task, TaskStatus
 
 
@@ -51,7 +51,7 @@ class TaskSort(StrEnum):
 EmptyIsNone = BeforeValidator(lambda value: value or None)  # `,17` is a task without `due_at`
 CURSORS: dict[str, TypeAdapter[Any]] = {
     "id": TypeAdapter(tuple[QueryInteger]),
-    "title": TypeAdapter(tuple[Annotated[FilterText, AfterValidator(fold_title)], QueryInteger]),
+    "title": TypeAdapter(tuple[Annotated[FilterText, AfterValidator(fold)], QueryInteger]),
     "status": TypeAdapter(tuple[TaskStatus, QueryInteger]),
     "priority": TypeAdapter(tuple[QueryPriority, QueryInteger]),
     "due_at": TypeAdapter(tuple[Annotated[UtcDatetime | None, EmptyIsNone], QueryInteger]),

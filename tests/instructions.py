@@ -30,7 +30,11 @@ async def ask(app: ASGIApp, method: str, path: str, body: str) -> None:
         "method": method,
         "path": path,
         "query_string": query.encode(),
-        "headers": [(b"host", b"127.0.0.1"), (b"content-type", b"application/json")],
+        "headers": [
+            (b"host", b"127.0.0.1"),
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(body)),
+        ],
         "client": ("127.0.0.1", 50000),
         "server": ("127.0.0.1", 8000),
     }

@@ -103,6 +103,12 @@ ADDRESS = "Input should be an email address alone, as in ada@example.com"
         ("/tasks", "title", "two\nlines", ONE_LINE),
         ("/tasks", "title", "  ", NOT_BLANK),
         ("/tasks", "title", None, STRING),
+        (
+            "/tasks",
+            "title",
+            "\ufdfa" * 34,
+            "Input should have 600 or fewer characters with ligatures, such as \ufdfa, written out",
+        ),
         ("/tasks", "tags", "a", "Input should be a list, between [ and ]"),
         ("/tasks", "tags", None, "Input should be a list, between [ and ]"),
         ("/tasks", "tags", ["a"] * 21, "Input should have 20 or fewer items"),

@@ -309,7 +309,7 @@ def test_titles_are_sorted_in_any_case_by_the_code_points_of_their_characters(
         assert [task["title"] for page in pages for task in page] == expected[::-1]
 
 
-@pytest.mark.parametrize("title", ["\ufdfa" * 200, "각" * 200, "\U00010400" * 200])
+@pytest.mark.parametrize("title", ["\ufdfa" * 33, "각" * 200, "\U00010400" * 200])
 def test_titles_that_grow_when_they_are_folded_are_stored_found_and_sorted(
     client: httpx2.Client, title: str
 ) -> None:

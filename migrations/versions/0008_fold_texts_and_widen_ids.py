@@ -10,7 +10,7 @@ import sqlmodel
 from alembic import op
 
 from api.clock import now
-from api.folding import fold, fold_title
+from api.folding import fold
 
 revision = "0008"
 down_revision = "0007"
@@ -112,7 +112,8 @@ def fold_tasks() -> None:
         write_tasks(
             {
                 "task_id": row.id,
-                "folded_title": fold_title(row.title),
+                # No longer, as in new titles, for the index.
+                "folded_title": fold(row.title)[:600],
                 "folded_description": row.description and fold(row.description),
             }
             for row in rows

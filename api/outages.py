@@ -10,6 +10,7 @@ from alembic.util import CommandError
 from fastapi import Request, Response
 from fastapi.exception_handlers import http_exception_handler
 from fastapi.responses import JSONResponse
+from psycopg2.errors import DeadlockDetected, SerializationFailure
 from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
@@ -47,6 +48,14 @@ def is_outage(error: DBAPIError) -> bool:
     return error.connection_invalidated  # the connection is lost, or now read-only
 
 
+def is_conflict(error: DBAPIError) -> bool:
+    """Return whether PostgreSQL rolled back the transaction because of others at the same time.
+
+    Sent again, it may succeed (https://www.postgresql.org/docs/current/mvcc-serialization-failure-handling.html).
+    """
+    return isinstance(error.orig, DeadlockDetected | SerializationFailure)
+
+
 async def is_unavailable(error: DBAPIError) -> bool:
     """Return whether it is an outage, or may be that a schema too old lacks a table or a column."""
     may_be_the_schema = isinstance(error, OperationalError | ProgrammingError)
@@ -82,7 +91,11 @@ async def respond_unavailable(request: Request, error: Exception) -> Response:
 
 
 async def respond_database_error(request: Request, error: DBAPIError) -> Response:
-    """Respond with 503 to an outage or a schema that is too old, and with 500 to a bug; log it."""
+    """Respond with 503 to an outage, a conflict or an old schema, and with 500 to a bug; log it."""
+    if is_conflict(error):
+        logger.warning("Other requests stopped one twice: %s", first_line(error))
+        conflict = Unavailable("Other requests changed the same at this moment: send it again")
+        return await http_exception_handler(request, conflict)
     if await is_unavailable(error):
         return await respond_unavailable(request, error)
     log_bug(error)

@@ -13,11 +13,13 @@ from fastapi.exception_handlers import http_exception_handler
 from fastapi.exceptions import RequestValidationError
 from fastapi.params import Depends, ParamTypes
 from fastapi.routing import APIRoute, iter_route_contexts
+from sqlalchemy.exc import DBAPIError
 from starlette.convertors import IntegerConvertor, register_url_convertor
 from starlette.routing import Match, compile_path
 
 from api.errors import ApiError, BadBody, Invalid, TooLarge, Unavailable, UnsupportedMediaType
 from api.field_types import MAX_INTEGER
+from api.outages import is_conflict
 from api.problems import UNKNOWN_MESSAGE, Problem, problem, raise_problems
 
 
@@ -94,6 +96,14 @@ class OpenRoute(APIRoute):
             except (RequestValidationError, UnsupportedMediaType):
                 await self.refuse_strangers(request)
                 raise
+            try:
+                return await handle(request)
+            except DBAPIError as error:
+                if not is_conflict(error):
+                    raise
+            # Nothing of it is stored, so it is handled once more. Before, FastAPI's stack of the
+            # dependencies ends the session.
+            await request.scope["fastapi_function_astack"].aclose()
             return await handle(request)
 
         return check_and_handle

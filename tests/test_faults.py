@@ -4,6 +4,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -74,6 +75,89 @@ def test_a_read_only_server_is_an_outage_that_ends_with_it(
         client.post("/tasks", json={"title": "Read the report"})
         for _ in range(3):
             create(client)
+
+
+# Refuses to change tasks as PostgreSQL does when two transactions meet, so often.
+CONFLICT = """
+    CREATE SEQUENCE tries;
+    CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        IF nextval('tries') <= {times} THEN
+            RAISE 'two transactions met' USING ERRCODE = '{code}', DETAIL = NEW.title;
+        END IF;
+        RETURN NEW;
+    END $$;
+    CREATE TRIGGER refuse BEFORE INSERT OR UPDATE ON task FOR EACH ROW EXECUTE FUNCTION refuse()"""
+CODES = ["40P01", "40001"]  # a deadlock, and a serialization failure
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_a_request_that_meets_another_is_tried_again_by_itself(
+    new_postgresql_database: NewDatabase, tmp_path: Path, code: str
+) -> None:
+    url = new_postgresql_database()
+    with ApiServer(tmp_path, url) as server, server.client() as client:
+        with connect(url).begin() as connection:
+            connection.execute(text(CONFLICT.format(times=1, code=code)))
+
+        body = {"title": "a", "tags": ["x"]}
+        first = client.post("/tasks", json=body, headers={"Idempotency-Key": "a key"})
+        again = client.post("/tasks", json=body, headers={"Idempotency-Key": "a key"})
+
+        assert (first.status_code, again.json()) == (201, first.json())
+        assert client.get("/tasks").json() == [first.json()]
+        assert [tag["task_count"] for tag in client.get("/tags").json()] == [1]
+    assert "two transactions met" not in server.log.read_text()
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_a_request_that_meets_others_twice_is_to_be_sent_again(
+    new_postgresql_database: NewDatabase, tmp_path: Path, code: str
+) -> None:
+    url = new_postgresql_database()
+    with ApiServer(tmp_path, url) as server, server.client() as client:
+        with connect(url).begin() as connection:
+            connection.execute(text(CONFLICT.format(times=2, code=code)))
+
+        refused = client.post("/tasks", json={"title": "my secret", "tags": ["x"]})
+
+        assert (refused.status_code, refused.headers["Retry-After"]) == (503, "5")
+        detail = "Other requests changed the same at this moment: send it again"
+        assert refused.json() == {"detail": detail}
+        assert (client.get("/tasks").json(), client.get("/tags").json()) == ([], [])
+        create(client, title="my secret")
+    log = server.log.read_text()
+    assert log.count("Other requests stopped one twice: two transactions met") == 1
+    for words in ("not available", "Traceback", "my secret"):
+        assert words not in log
+
+
+def test_a_request_that_a_deadlock_stops_succeeds_when_the_other_ends(
+    new_postgresql_database: NewDatabase, tmp_path: Path
+) -> None:
+    url = new_postgresql_database()
+    waits = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+    lock = text("SELECT id FROM task WHERE id = :id FOR UPDATE")
+    with (
+        ApiServer(tmp_path, url) as server,
+        server.client() as client,
+        ThreadPoolExecutor() as threads,
+        connect(url).connect() as connection,
+        connect(url).connect() as other,
+    ):
+        ids = [create(client)["id"] for _ in range(2)]
+        body = [{"id": task_id, "priority": 1} for task_id in ids]
+        # So PostgreSQL stops the request, which waits since before.
+        connection.execute(text("SET deadlock_timeout = '60s'"))
+        connection.execute(lock, {"id": ids[1]})
+        asked = threads.submit(client.patch, "/tasks/bulk", json=body)
+        while not other.execute(waits).scalar():
+            time.sleep(0.01)
+        connection.execute(lock, {"id": ids[0]})  # waits until the request is stopped
+        connection.rollback()
+
+        assert asked.result().status_code == 200
+        assert [task["version"] for task in client.get("/tasks").json()] == [2, 2]
+    assert "deadlock detected" not in server.log.read_text()
 
 
 @pytest.mark.parametrize(

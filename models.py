@@ -276,6 +276,13 @@ class TagDeleted(SQLModel):
     tag_id: int
 
 
+class TagsDeleted(SQLModel):
+    """What a client sees when it has deleted all unused tags."""
+
+    message: str
+    count: int
+
+
 class UserBase(SQLModel):
     """The fields that the table of users and its variants share."""
 

@@ -15,7 +15,8 @@ Then start with `POST /tasks`: open it and press **Execute**. `GET /tasks` lists
 
 - **Filters:** `GET /tasks?status=pending&q=report&sort=-priority`. A task has to match all of them.
 - **Tags:** create a task with `"tags": ["report"]`, and find it by `GET /tasks?tag=report`.
-  `GET /tags` lists all tags, and `PATCH /tags/{tag_id}` renames one.
+  `GET /tags` lists all tags, and `GET /tags?name=report` finds one, which
+  `PATCH /tags/{tag_id}` renames.
 - **Pages:** a list has at most 100 tasks. If more follow, the header `Link` has the next URL.
 - **Exports:** `GET /tasks/export` has all tasks at once, also for a spreadsheet.
 - **Changes:** `PATCH` changes only what is sent. `DELETE` moves a task to the trash.

@@ -83,7 +83,9 @@ def execute(page: Page, operation_id: str, **values: str) -> Response:
     call = open_call(page, operation_id)
     for name, value in values.items():
         row = f"[data-param-name='{name}'], [data-property-name='{name}']"
-        call.locator(row).locator("input").fill(value)
+        field = call.locator(row).locator("input, select")
+        is_select = field.evaluate("field => field.localName") == "select"
+        field.select_option(value) if is_select else field.fill(value)
     with page.expect_response(lambda answer: answer.request.resource_type == "fetch") as answer:
         call.locator(".btn.execute").click()
     call.locator(".live-responses-table").wait_for()
@@ -175,6 +177,8 @@ CALLS: dict[str, dict[str, str]] = {
     "delete_task": {"task_id": "1"},
     "restore_task": {"task_id": "1"},
     "read_tags": {},
+    "read_tag": {"tag_id": "1"},
+    "delete_unused_tags": {"unused": "true"},
     "rename_tag": {"tag_id": "1"},
     "delete_tag": {"tag_id": "1"},
     "read_users": {},

@@ -103,6 +103,11 @@ def test_generated_requests_of_a_member_find_no_failure(
             {"200", "400", "404", "409", "412", "413", "415", "422", "503"},
         ),
         ("get", "/tasks/{task_id}/transfers", {"200", "404", "422", "503"}),
+        ("get", "/tags", {"200", "422", "503"}),
+        ("delete", "/tags", {"200", "403", "422", "503"}),
+        ("get", "/tags/{tag_id}", {"200", "404", "422", "503"}),
+        ("patch", "/tags/{tag_id}", {"200", "400", "404", "409", "413", "422", "503"}),
+        ("delete", "/tags/{tag_id}", {"200", "404", "422", "503"}),
     ],
 )
 def test_all_that_a_call_may_answer_is_documented_with_its_model(

@@ -731,6 +731,37 @@ class Sequences(stateful.RuleBasedStateMachine):
         after = {"after": self.pick_tag(page["after"])} if "after" in page else {}
         self.compare_list("/tags", page | after, self.show_tags())
 
+    @rule(position=POSITIONS)
+    def read_tag(self, position: int) -> None:
+        tag_id = self.pick_tag(position)
+        answer = self.call("GET", f"/tags/{tag_id}")
+        if self.is_tag(answer, tag_id):
+            check(answer, 200, self.show_tag(tag_id))
+
+    @rule(name=TAG_NAMES | FREE_NAMES, page=PAGES)
+    def list_tags_by_name(self, name: str, page: Row) -> None:
+        same = [tag for tag in self.show_tags() if tag_key(tag["name"]) == tag_key(name)]
+        after = {"after": self.pick_tag(page["after"])} if "after" in page else {}
+        self.compare_list("/tags", page | after | {"name": name}, same)
+
+    @rule(unused=st.booleans())
+    def list_tags_by_their_use(self, *, unused: bool) -> None:
+        found = [tag for tag in self.show_tags() if (tag["id"] in self.unused_tags()) is unused]
+        self.compare_list("/tags", {"unused": unused}, found)
+
+    def unused_tags(self) -> list[int]:
+        used = {*chain.from_iterable(task["tags"] for task in self.tasks.values())}
+        return [tag_id for tag_id, name in self.tags.items() if name not in used]
+
+    @rule()
+    def delete_unused_tags(self) -> None:
+        unused = self.unused_tags()
+        answer = self.call("DELETE", "/tags", params={"unused": True})
+        check(answer, 200, {"message": "Unused tags deleted", "count": len(unused)})
+        for tag_id in unused:
+            del self.tags[tag_id]
+        self.gone_tags += unused
+
     def is_tag(self, answer: Answer, tag_id: int) -> bool:
         """Return whether the tag is there; compare the answer if it is not."""
         if tag_id not in self.tags:

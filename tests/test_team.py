@@ -42,6 +42,21 @@ def test_a_new_task_of_an_open_api_belongs_to_whom_it_is_said(
     assert create(client, owner_id=user["id"])["owner_id"] == user["id"]
 
 
+def test_only_an_administrator_deletes_all_unused_tags(
+    ada: httpx2.Client, bob: httpx2.Client
+) -> None:
+    task = create(bob, tags=["a"])
+    bob.patch(f"/tasks/{task['id']}", json={"tags": []}).raise_for_status()
+
+    refused, done = (member.delete("/tags?unused=true") for member in (bob, ada))
+
+    assert (refused.status_code, refused.json()) == (
+        403,
+        {"detail": "Only an administrator may do this"},
+    )
+    assert done.json() == {"message": "Unused tags deleted", "count": 1}
+
+
 @pytest.mark.parametrize("owner_id", [2**53 - 1, 10**9, True, "1", 1.5, 0, -1, 2**53])
 def test_a_task_for_an_unknown_user_is_refused(client: httpx2.Client, owner_id: object) -> None:
     answer = client.post("/tasks", json={"title": "Write the report", "owner_id": owner_id})

@@ -14,8 +14,9 @@ from api.public import TaskId, find_task
 from api.retries import OnceDep
 from api.versions import (
     CreatedTask,
+    IfMatch,
     IfNoneMatch,
-    PreconditionsHeader,
+    NotModified,
     TaskResponse,
     raise_if_not_modified,
     require_version,
@@ -63,7 +64,9 @@ def read_tasks(query: Annotated[TaskQuery, Query()], request: Request, session: 
 # `:id` is only digits, so that `/tasks/recent` is no task.
 @app.get("/tasks/{task_id:id}", tags=["tasks"], response_model=TaskPublic)
 def read_task(
-    task_id: TaskId, session: SessionDep, if_none_match: IfNoneMatch = None
+    task_id: TaskId,
+    session: SessionDep,
+    if_none_match: Annotated[IfNoneMatch, NotModified] = None,
 ) -> TaskResponse:
     """Return one task. Its version is its `ETag`."""
     task = find_task(session, task_id)
@@ -75,8 +78,9 @@ def read_task(
 def update_task(
     task_id: TaskId,
     task_update: TaskUpdate,
-    preconditions: PreconditionsHeader,
     session: SessionDep,
+    if_match: IfMatch = None,
+    if_none_match: IfNoneMatch = None,
 ) -> TaskResponse:
     """Change only the fields that are sent, with `PUT` too. Null clears `description` and `due_at`.
 
@@ -86,7 +90,7 @@ def update_task(
     # It locks the tags. Tasks are locked after them, or two requests could wait for each other.
     found_tags = find_or_create_tags(session, [task_update])
     task = find_and_lock(session, Task, task_id, NOT_IN_TRASH)
-    require_version(task, preconditions, task_update.version)
+    require_version(task, if_match, if_none_match, task_update.version)
     change_tasks(session, [task], [task_update], [("body",)], found_tags)
     session.commit()
     return TaskResponse(task)
@@ -96,27 +100,29 @@ def update_task(
 def put_task(
     task_id: TaskId,
     task_update: TaskUpdate,
-    preconditions: PreconditionsHeader,
     session: SessionDep,
+    if_match: IfMatch = None,
+    if_none_match: IfNoneMatch = None,
 ) -> TaskResponse:
     """Change only the fields that are sent, as `PATCH` does: no field goes back to its default."""
-    return update_task(task_id, task_update, preconditions, session)
+    return update_task(task_id, task_update, session, if_match, if_none_match)
 
 
 @app.delete("/tasks/{task_id:id}", tags=["tasks"])
 def delete_task(
     task_id: TaskId,
-    preconditions: PreconditionsHeader,
     session: SessionDep,
     *,
     permanent: Annotated[
         bool, Query(description="Delete it for good, also from the trash")
     ] = False,
+    if_match: IfMatch = None,
+    if_none_match: IfNoneMatch = None,
 ) -> TaskDeleted:
     """Move a task to the trash, which `GET /tasks?deleted=true` lists; or delete it for good."""
     conditions = [] if permanent else [NOT_IN_TRASH]
     task = find_and_lock(session, Task, task_id, *conditions)
-    require_version(task, preconditions)
+    require_version(task, if_match, if_none_match)
     if permanent:
         session.delete(task)
     else:
@@ -128,11 +134,14 @@ def delete_task(
 
 @app.post("/tasks/{task_id:id}/restore", tags=["tasks"], response_model=TaskPublic)
 def restore_task(
-    task_id: TaskId, preconditions: PreconditionsHeader, session: SessionDep
+    task_id: TaskId,
+    session: SessionDep,
+    if_match: IfMatch = None,
+    if_none_match: IfNoneMatch = None,
 ) -> TaskResponse:
     """Bring a task back from the trash."""
     task = find_and_lock(session, Task, task_id, IN_TRASH)
-    require_version(task, preconditions)
+    require_version(task, if_match, if_none_match)
     task.change({"deleted_at": None})
     session.commit()
     return TaskResponse(task)

@@ -92,6 +92,12 @@ class TaskBase(SQLModel):
     due_at: UtcDatetime | None = None
 
 
+def with_folded_texts(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the values of a task, with the folded texts of those that are there."""
+    texts = {name: values[name] for name in ("title", "description") if name in values}
+    return values | {f"folded_{name}": text and fold(text) for name, text in texts.items()}
+
+
 class Task(TaskBase, table=True):
     """The table of tasks."""
 
@@ -132,15 +138,13 @@ class Task(TaskBase, table=True):
     def change(self, values: dict[str, Any]) -> None:
         """Set the values; if any is new, this is a new version of the task."""
         if any(getattr(self, name) != value for name, value in values.items()):
-            self.sqlmodel_update(values)
-            self.set_what_follows()
+            self.sqlmodel_update(with_folded_texts(values))
+            self.set_completed_at()
             self.updated_at = now()
             self.version += 1
 
-    def set_what_follows(self) -> None:
-        """Set the fields that follow from others: the folded texts, and `completed_at`."""
-        self.folded_title = fold(self.title)
-        self.folded_description = self.description and fold(self.description)
+    def set_completed_at(self) -> None:
+        """Set `completed_at` when the status becomes completed; clear it when that changes."""
         if self.status != TaskStatus.completed:
             self.completed_at = None
         elif self.completed_at is None:

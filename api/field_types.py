@@ -194,7 +194,7 @@ class Body(SQLModel):
     @classmethod
     def ignore_what_is_only_seen(cls, body: Any) -> Any:  # noqa: ANN401  # a client may send anything
         """Return the body without the fields that clients can only see."""
-        if not isinstance(body, dict):
+        if not isinstance(body, dict) or cls.model_fields.keys() >= body.keys():
             return body
         only_seen = cls.public.model_fields.keys() - cls.model_fields.keys()
         return {name: value for name, value in body.items() if name not in only_seen}

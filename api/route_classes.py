@@ -115,7 +115,7 @@ class OpenRoute(APIRoute):
         if headers.get("Content-Length", "0") == "0" and "Transfer-Encoding" not in headers:
             return
         sent = headers.get("Content-Type", "").partition(";")[0].strip().lower()
-        if not re.fullmatch(self.media_types, sent):
+        if sent != self.media_type and not re.fullmatch(self.media_types, sent):
             raise UnsupportedMediaType(f"Send the header `Content-Type: {self.media_type}`")
         if headers.get("Content-Encoding", "identity").lower() != "identity":
             raise UnsupportedMediaType(

@@ -13,7 +13,7 @@ from api.locks import find_and_lock, lock_ids, lock_owners
 from api.pages import Page, PageQuery, read_page
 from api.public import TaskId, find_task
 from api.sign_in import ApiRoute, CurrentUserDep
-from api.versions import PreconditionsHeader, TaskResponse, require_version
+from api.versions import IfMatch, IfNoneMatch, TaskResponse, require_version
 from config import settings
 from database import SessionDep
 from models import Task, TaskPublic, Transfer, TransferCreate, TransferPublic, User
@@ -37,9 +37,10 @@ router = APIRouter(prefix="/tasks/{task_id:id}", tags=["tasks"], route_class=Api
 def transfer_task(
     task_id: TaskId,
     transfer_create: Annotated[TransferCreate, EXAMPLE, NotTheirs],
-    preconditions: PreconditionsHeader,
     current_user: CurrentUserDep,
     session: SessionDep,
+    if_match: IfMatch = None,
+    if_none_match: IfNoneMatch = None,
 ) -> TaskResponse:
     """Give a task that is owned by one user to another, where null is nobody, and record it.
 
@@ -47,7 +48,7 @@ def transfer_task(
     """
     lock_owners(session, {("body", "to_user_id"): transfer_create.to_user_id})
     task = find_and_lock(session, Task, task_id, NOT_IN_TRASH)
-    require_version(task, preconditions)
+    require_version(task, if_match, if_none_match)
     if task.owner_id != transfer_create.from_user_id:
         raise NotTheirs
     task.change({"owner_id": transfer_create.to_user_id})

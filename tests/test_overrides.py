@@ -45,7 +45,7 @@ def test_every_route_takes_the_session_that_overrides_its_own(sessions: list[Ses
             method, path.format(task_id=1, user_id=1, tag_id=1, status="pending"), json={}
         )
         assert len(sessions) == number, (method, path)
-    assert len(operations) == 24
+    assert len(operations) == 26
 
 
 def test_what_a_route_writes_is_in_the_database_of_the_session(

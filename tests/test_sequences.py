@@ -45,13 +45,13 @@ STATUSES = ["pending", "in_progress", "completed"]
 # fourth does for `If-None-Match`.
 ETAGS = ["*", '"{}"', '"0", "{}"', 'W/"{}"', '"0"']
 WRONG_FIELDS = {
-    "title": (" ", "string_too_short", "String should have at least 1 character"),
+    "title": (" ", "string_too_short", "Input should have 1 or more characters, and not only blanks"),
     "status": ("done", "enum", "Input should be 'pending', 'in_progress' or 'completed'"),
     "priority": (6, "less_than_equal", "Input should be less than or equal to 5"),
     "tags": (
         [f"must not be kept {n}" for n in range(21)],
         "too_long",
-        "List should have at most 20 items after validation, not 21",
+        "Input should have 20 or fewer items",
     ),
 }
 

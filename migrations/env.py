@@ -22,7 +22,7 @@ def keep_autoincrement(_inspector: object, table: Table, _column: object) -> Non
 
 
 logger = logging.getLogger("uvicorn.error")
-times = [monotonic()]  # when each migration ended
+times: list[float] = []  # when the first migration began, and when each ended
 
 
 def log_migration(*_: object, **about: Any) -> None:  # noqa: ANN401  # as Alembic calls it
@@ -61,5 +61,6 @@ with engine.connect() as connection:
             on_version_apply=log_migration,
             autogenerate_plugins=["alembic.autogenerate.*", "alembic.ext.checkconstraint_byname"],
         )
+        times.append(monotonic())
         with context.begin_transaction():
             context.run_migrations()

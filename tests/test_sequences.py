@@ -45,7 +45,11 @@ STATUSES = ["pending", "in_progress", "completed"]
 # fourth does for `If-None-Match`.
 ETAGS = ["*", '"{}"', '"0", "{}"', 'W/"{}"', '"0"']
 WRONG_FIELDS = {
-    "title": (" ", "string_too_short", "Input should have 1 or more characters, and not only blanks"),
+    "title": (
+        " ",
+        "string_too_short",
+        "Input should have 1 or more characters, and not only blanks",
+    ),
     "status": ("done", "enum", "Input should be 'pending', 'in_progress' or 'completed'"),
     "priority": (6, "less_than_equal", "Input should be less than or equal to 5"),
     "tags": (

@@ -131,26 +131,28 @@ def change_ids(integer: str) -> None:
 def fold_tags() -> None:
     """Fold the names of tags. Those that are equal then become one, under the name of the first."""
     connection = op.get_bind()
-    kept: dict[str, Any] = {}
-    for row in connection.execute(sa.select(tag).order_by(tag.c.id)).all():
+    rows = connection.execute(sa.select(tag).order_by(tag.c.id)).all()
+    firsts: dict[str, Any] = {}
+    for row in rows:
+        firsts.setdefault(fold(row.name), row)
+    for row in rows:
         folded_name = fold(row.name)
-        first = kept.setdefault(folded_name, row)
-        if first is row:
-            connection.execute(
-                tag.update().where(tag.c.id == row.id).values(folded_name=folded_name)
-            )
+        first = firsts[folded_name]
         if first is not row or folded_name != row.key:  # the order of a task's tags may change too
-            write_tags(row.id, kept)
+            write_tags(row.id, firsts)
         if first is not row:
             merge(row, first)
+            continue
+        connection.execute(tag.update().where(tag.c.id == row.id).values(folded_name=folded_name))
 
 
-def write_tags(tag_id: int, kept: Mapping[str, Any]) -> None:
+def write_tags(tag_id: int, firsts: Mapping[str, Any]) -> None:
     """Write the names of their tags anew to the tasks of a tag, a change of each that differs."""
     of_tag = task.c.id.in_(sa.select(link.c.task_id).where(link.c.tag_id == tag_id))
     for rows in read_tasks(of_tag):
         names = [
-            [kept[name].name for name in sorted({fold(name) for name in row.tags})] for row in rows
+            [firsts[name].name for name in sorted({fold(name) for name in row.tags})]
+            for row in rows
         ]
         write_tasks(
             {"task_id": row.id, "tags": new, "version": row.version + 1, "updated_at": now()}

@@ -107,8 +107,8 @@ class Settings(BaseSettings):
     token_lifetime: int = Field(default=60, ge=1, le=366 * 24 * 60)
     # The other origins whose pages may call the API, with commas between them.
     cors_origins: Annotated[str, AfterValidator(require_origins)] = ""
-    # The names of the API, with commas between them. Without them and `secret_key`, clients reach
-    # it only by localhost and IP addresses.
+    # The names of the API, with commas between them. If they are set, or without `secret_key`,
+    # clients reach it only by them, localhost and IP addresses.
     allowed_hosts: Annotated[str, AfterValidator(require_host_names)] = ""
 
 

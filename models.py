@@ -22,13 +22,13 @@ from sqlmodel import (
 
 from api.clock import now
 from api.field_types import (
-    Body,
     CurrentPassword,
     Description,
     Email,
     Id,
     Password,
     Priority,
+    RequestBody,
     ShortText,
     TagName,
     TagNames,
@@ -64,7 +64,7 @@ def only_where(condition: str) -> dict[str, Any]:
 
 
 LISTED = only_where("deleted_at IS NULL")
-SORT_FIELDS = ("folded_title", "status", "priority", "due_at", "created_at", "updated_at")
+SORTED_COLUMNS = ("folded_title", "status", "priority", "due_at", "created_at", "updated_at")
 
 
 class TaskStatus(StrEnum):
@@ -108,7 +108,7 @@ class Task(TaskBase, table=True):
         # One for each order of the list, where the id decides between equal values. Without a name
         # of its own (None), an index gets that of its first column.
         Index(None, "id", **LISTED),
-        *(Index(None, field, "id", **LISTED) for field in SORT_FIELDS),
+        *(Index(None, field, "id", **LISTED) for field in SORTED_COLUMNS),
         # For `GET /tasks?status=pending&sort=-created_at`.
         Index("ix_task_status_created_at", "status", "created_at", "id", **LISTED),
         Index("ix_task_trash", "id", **only_where("deleted_at IS NOT NULL")),
@@ -170,7 +170,7 @@ class TaskPublic(TaskBase):
 # this default can refuse null, unlike a field whose default is None.
 
 
-class TaskCreate(TaskBase, Body):
+class TaskCreate(TaskBase, RequestBody):
     """What a client sends to create a task."""
 
     public = TaskPublic
@@ -189,7 +189,7 @@ class TaskCreate(TaskBase, Body):
     )
 
 
-class TaskUpdate(Body):
+class TaskUpdate(RequestBody):
     """What a client sends to change a task. Fields that are not sent stay as they are."""
 
     public = TaskPublic
@@ -267,7 +267,7 @@ class TagPublic(TagBase):
     task_count: int = Field(description="How many tasks have it, without those in the trash")
 
 
-class TagUpdate(TagBase, Body):
+class TagUpdate(TagBase, RequestBody):
     """What a client sends to rename a tag."""
 
     public = TagPublic
@@ -323,7 +323,7 @@ class UserPublic(UserBase):
     updated_at: datetime
 
 
-class UserCreate(UserBase, Body):
+class UserCreate(UserBase, RequestBody):
     """What a client sends to create a user."""
 
     public = UserPublic
@@ -334,10 +334,11 @@ class UserCreate(UserBase, Body):
         password="towel-number-42",  # noqa: S106  # an example
     )
 
+    is_active: StrictBool = True
     password: Password
 
 
-class UserUpdate(Body):
+class UserUpdate(RequestBody):
     """What a client sends to change a user. Fields that are not sent stay as they are."""
 
     public = UserPublic
@@ -390,10 +391,8 @@ class TransferPublic(TransferBase):
     created_at: datetime
 
 
-class TransferCreate(TransferBase, Body):
+class TransferCreate(TransferBase, RequestBody):
     """What a client sends to give a task to another user."""
-
-    public = TransferPublic
 
 
 class IdempotencyKey(SQLModel, table=True):
@@ -405,7 +404,7 @@ class IdempotencyKey(SQLModel, table=True):
     id: int | None = Field(default=None, primary_key=True, sa_type=ID)
     user_id: int = Field(sa_type=ID)  # 0 without sign-in, since UNIQUE would let NULL repeat
     key: str
-    # Of the body, which has to be the same; None from before version 0005 of the schema.
+    # Of the body, which has to be the same; None from before version 0008 of the schema.
     request_hash: str | None
     # No id is None, though the type of `Task.id` allows it.
     task_ids: list[int | None] = Field(default=[], sa_type=JSON)

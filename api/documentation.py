@@ -21,7 +21,8 @@ Then start with `POST /tasks`: open it and press **Execute**. `GET /tasks` lists
 - **Exports:** `GET /tasks/export` has all tasks at once, also for a spreadsheet.
 - **Changes:** `PATCH` changes only what is sent. `DELETE` moves a task to the trash.
 - **Versions:** each change of a task adds one to its `version`. With the header `If-Match: "3"`, it
-  is changed only if its version is 3, so if nobody else has changed it.
+  is changed only if its version is 3, so if nobody else has changed it; the same with
+  `"version": 3` in the body.
 - **Retries:** with an `Idempotency-Key`, a request may be sent again and creates nothing twice.
 - **Errors:** `detail` says what is wrong. After 429 and 503, wait as `Retry-After` says.
 """
@@ -34,7 +35,7 @@ DOCUMENTATION: dict[str, Any] = {
             "name": "tasks",
             "description": "Create, find, change and delete tasks, also many at once",
         },
-        {"name": "tags", "description": "List, rename and delete the tags that tasks have"},
+        {"name": "tags", "description": "Find, rename and delete the tags that tasks have"},
         {"name": "users", "description": "Sign in, and manage the users"},
         {"name": "service", "description": "For monitors: whether the API works"},
     ],

@@ -22,7 +22,7 @@ from starlette.types import Receive, Scope, Send
 
 from api.errors import document_header
 from api.filters import TaskFilter
-from api.outages import is_unavailable, log_bug, log_outage
+from api.outages import log_failure
 from api.pages import select_matching
 from api.public import list_public, select_public
 from api.sign_in import ApiRoute
@@ -30,7 +30,7 @@ from database import SessionDep, read_apart
 from models import Task, TaskPublic
 
 # A page ends at so many tasks, or at the first with which they have so many characters, of 4 bytes
-# at most, so at 256 KiB: a client who stops reading keeps a page in memory.
+# at most, so at about 256 KiB: a client that stops reading keeps a page in memory.
 PAGE_TASKS = 200
 PAGE_LENGTH = 64 * 1024
 PIECE_SIZE = 32 * 1024  # bytes, which uvicorn copies before it waits for the client
@@ -112,11 +112,8 @@ class ExportResponse(StreamingResponse):
         """Send all chunks; if the database fails, not the last one, so that clients see the cut."""
         try:
             await super().stream_response(send)
-        except PoolTimeoutError as error:
-            log_outage(error)
-        except DBAPIError as error:
-            log = log_outage if await is_unavailable(error) else log_bug
-            log(error)
+        except (DBAPIError, PoolTimeoutError) as error:
+            await log_failure(error)
 
 
 EXPORTED: dict[int | str, dict[str, Any]] = {
@@ -157,7 +154,7 @@ def export_tasks(query: Annotated[ExportQuery, Query()], session: SessionDep) ->
 
 
 def select_export(query: ExportQuery) -> Select[Any]:
-    """Return the SELECT of the page after the id `after`: of whole tasks, and nothing more is read.
+    """Return the SELECT of the page after the id `after`: of up to 200 tasks, those that fit.
 
     SELECT ... FROM task WHERE id IN (
         SELECT id FROM (
@@ -187,7 +184,7 @@ def read_export(
     session: Session,
     statement: Select[Any],
     write: Callable[[Iterable[Row[Any]]], bytes],
-    after: int | None,
+    after: int,
 ) -> tuple[bytes, int | None]:
     """Return the page after an id as it is sent, and its last id, or None if it has no task."""
     rows = session.connection().execute(statement, {"after": after}).all()
@@ -201,5 +198,6 @@ async def stream(
     while page:
         for begin in range(0, len(page), PIECE_SIZE):
             yield page[begin : begin + PIECE_SIZE]
-        # After None, which is NULL, comes no task.
+        if last_id is None:
+            return
         page, last_id = await read_apart(engine, partial(read, after=last_id))

@@ -32,7 +32,7 @@ def require_number(value: object) -> object:
 
 
 Id = Annotated[int, Field(ge=1, le=MAX_INTEGER), BeforeValidator(require_number)]
-Version = Id  # likewise a positive integer
+Version = Id  # a number that each change raises
 Priority = Annotated[
     int, Field(ge=0, le=5, description="5 is the most urgent"), BeforeValidator(require_number)
 ]
@@ -180,7 +180,7 @@ Password = Secret[Annotated[str, StringConstraints(min_length=8, max_length=128)
 CurrentPassword = Secret[Annotated[str, StringConstraints(max_length=128)]]
 
 
-class Body(SQLModel):
+class RequestBody(SQLModel):
     """What a client sends: unknown fields are refused, so that no value is lost in silence.
 
     What a client received, it may send back: fields that it can only see are ignored.

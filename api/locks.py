@@ -29,7 +29,7 @@ def lock(
     table: type[Model],
     *conditions: Condition,
     limit: int | None = None,
-    **strength: bool,
+    **options: bool,
 ) -> Sequence[Model]:
     """Lock the rows for which the conditions are true, and return them in the order of their ids.
 
@@ -38,16 +38,16 @@ def lock(
     require_order(session, table)
     statement = select(table).where(*conditions).order_by(col(table.id)).limit(limit)
     # `of`: not the rows of joined tables too.
-    return session.exec(statement.with_for_update(of=table, **strength)).all()
+    return session.exec(statement.with_for_update(of=table, **options)).all()
 
 
 def lock_ids(
-    session: Session, table: type[Model], *conditions: Condition, **strength: bool
+    session: Session, table: type[Model], *conditions: Condition, **options: bool
 ) -> Sequence[int | None]:
     """Lock rows as `lock` does, and return their ids alone, since there may be many."""
     require_order(session, table)
     statement = select(table.id).where(*conditions).order_by(col(table.id))
-    return session.exec(statement.with_for_update(of=table, **strength)).all()
+    return session.exec(statement.with_for_update(of=table, **options)).all()
 
 
 def require_order(session: Session, table: type[SQLModel]) -> None:

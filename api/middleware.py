@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.errors import MAX_BODY_SIZE, TooLarge
 from api.field_types import CONTROL
-from api.outages import respond_database_error, respond_unavailable
+from api.outages import respond_database_error
 from api.problems import respond_invalid
 from api.route_classes import respond_wrong_method
 from config import settings
@@ -69,7 +69,7 @@ def is_address(host: str) -> bool:
     return True
 
 
-@lru_cache
+@lru_cache  # a client sends the same each time
 def require_allowed_host(host: bytes) -> None:
     """Raise a ValueError, which says why, unless clients may send this `Host`.
 
@@ -196,5 +196,5 @@ EXCEPTION_HANDLERS: dict[int | type[Exception], Handler] = {
     405: respond_wrong_method,
     RequestValidationError: respond_invalid,
     DBAPIError: respond_database_error,
-    PoolTimeoutError: respond_unavailable,
+    PoolTimeoutError: respond_database_error,
 }

@@ -84,19 +84,22 @@ def log_bug(error: DBAPIError) -> None:
     logger.error("%s in %s\n%s", first_line(error), error.statement, traceback)
 
 
-async def respond_unavailable(request: Request, error: Exception) -> Response:
-    """Respond with 503, and log why."""
-    log_outage(error)
-    return await http_exception_handler(request, Unavailable("The database is not available"))
-
-
-async def respond_database_error(request: Request, error: DBAPIError) -> Response:
-    """Respond with 503 to an outage, a conflict or an old schema, and with 500 to a bug; log it."""
-    if is_conflict(error):
-        logger.warning("Other requests stopped one twice: %s", first_line(error))
-        conflict = Unavailable("Other requests changed the same at this moment: send it again")
-        return await http_exception_handler(request, conflict)
-    if await is_unavailable(error):
-        return await respond_unavailable(request, error)
+async def log_failure(error: DBAPIError | PoolTimeoutError) -> Unavailable | None:
+    """Log why the database failed, and return what to respond with; None for a bug."""
+    if isinstance(error, DBAPIError) and is_conflict(error):
+        logger.warning("A request met a conflict: %s", first_line(error))
+        return Unavailable("Other requests changed the same at this moment: send it again")
+    if isinstance(error, PoolTimeoutError) or await is_unavailable(error):
+        log_outage(error)
+        return Unavailable("The database is not available")
     log_bug(error)
+    return None
+
+
+async def respond_database_error(
+    request: Request, error: DBAPIError | PoolTimeoutError
+) -> Response:
+    """Respond with 503 to an outage, a conflict or an old schema, and with 500 to a bug; log it."""
+    if unavailable := await log_failure(error):
+        return await http_exception_handler(request, unavailable)
     return JSONResponse({"detail": "Internal Server Error"}, 500)

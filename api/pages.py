@@ -54,7 +54,7 @@ class TaskQuery(TaskFilter, PageBase):
         default=TaskSort.ID,
         description="The field to sort by, descending with a `-` in front. Between equal values "
         "the id decides, in the same direction. Tasks without `due_at` come last in both. Titles "
-        "are sorted in any case, by the code points of their characters.",
+        "are sorted without regard to case, by the code points of their characters.",
     )
     # After `sort`, which `require_cursor` needs. The pattern is for the documentation.
     after: Annotated[str, StringConstraints(pattern=CURSOR)] | None = Field(

@@ -50,7 +50,7 @@ MESSAGES = PATTERN_MESSAGES | {
     "json_invalid": "Input should be JSON: {error}",
     "list_type": "Input should be a list, between [ and ]",
     "model_attributes_type": "Input should be an object, between {{ and }}",
-    "string_too_short": "Input should have {min_length} or more characters, and not only blanks",
+    "string_too_short": "Input should have {min_length} or more characters",
     "string_type": "Input should be a string, in quotation marks",
     "string_unicode": "Input should be a string without lone surrogates (U+D800 to U+DFFF)",
     "timezone_aware": DATETIME_MESSAGE,

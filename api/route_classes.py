@@ -6,6 +6,7 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator
 from inspect import signature
 from typing import Any, ClassVar, get_origin
 
+from anyio import sleep
 from fastapi import HTTPException, Request, Response
 from fastapi.dependencies.models import Dependant
 from fastapi.dependencies.utils import get_dependant, get_flat_params
@@ -101,9 +102,10 @@ class OpenRoute(APIRoute):
             except DBAPIError as error:
                 if not is_conflict(error):
                     raise
-            # Nothing of it is stored, so it is handled once more. Before, FastAPI's stack of the
-            # dependencies ends the session.
+            # Its transaction was rolled back, so handle it once more. First close the stack that
+            # FastAPI has of its dependencies, which ends the session.
             await request.scope["fastapi_function_astack"].aclose()
+            await sleep(0.1)  # so that the other request ends first
             return await handle(request)
 
         return check_and_handle
@@ -115,7 +117,7 @@ class OpenRoute(APIRoute):
         if headers.get("Content-Length", "0") == "0" and "Transfer-Encoding" not in headers:
             return
         sent = headers.get("Content-Type", "").partition(";")[0].strip().lower()
-        if sent != self.media_type and not re.fullmatch(self.media_types, sent):
+        if not re.fullmatch(self.media_types, sent):
             raise UnsupportedMediaType(f"Send the header `Content-Type: {self.media_type}`")
         if headers.get("Content-Encoding", "identity").lower() != "identity":
             raise UnsupportedMediaType(

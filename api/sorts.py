@@ -15,7 +15,7 @@ from pydantic_core import CoreSchema, to_jsonable_python
 from sqlalchemy import Row, Select
 from sqlmodel import asc, col, desc, tuple_, union_all
 
-from api.field_types import FilterText, QueryInteger, QueryPriority, UtcDatetime
+from api.field_types import MAX_FOLDED_TITLE, FilterText, QueryInteger, QueryPriority, UtcDatetime
 from api.folding import fold
 from models import Task, TaskStatus
 
@@ -48,10 +48,12 @@ class TaskSort(StrEnum):
 
 # What `after` holds for each field to sort by, as `3,17` for the priority: the value and the id of
 # the last row of a page, which are text in a URL.
+# As the column has it, whose titles from before version 0008 of the schema are cut.
+FoldedTitle = Annotated[FilterText, AfterValidator(lambda title: fold(title)[:MAX_FOLDED_TITLE])]
 EmptyIsNone = BeforeValidator(lambda value: value or None)  # `,17` is a task without `due_at`
 CURSORS: dict[str, TypeAdapter[Any]] = {
     "id": TypeAdapter(tuple[QueryInteger]),
-    "title": TypeAdapter(tuple[Annotated[FilterText, AfterValidator(fold)], QueryInteger]),
+    "title": TypeAdapter(tuple[FoldedTitle, QueryInteger]),
     "status": TypeAdapter(tuple[TaskStatus, QueryInteger]),
     "priority": TypeAdapter(tuple[QueryPriority, QueryInteger]),
     "due_at": TypeAdapter(tuple[Annotated[UtcDatetime | None, EmptyIsNone], QueryInteger]),

@@ -29,6 +29,7 @@ from api.field_types import TagName
 from api.filters import IN_TRASH
 from api.folding import fold
 from api.locks import find_and_lock, lock
+from api.outages import first_line
 from api.pages import Page, PageQuery, read_page
 from api.public import PublicResponse
 from api.sign_in import ApiRoute, CurrentAdminDep
@@ -66,7 +67,7 @@ class TagQuery(PageQuery):
 def require_true(value: bool) -> bool:  # noqa: FBT001  # as a validator is called
     """Refuse false, since to delete all used tags is no call."""
     if not value:
-        raise ValueError("must be true: only unused tags are deleted together")
+        raise ValueError("Input should be true: only unused tags are deleted together")
     return value
 
 
@@ -132,7 +133,9 @@ def rename_tag(
         tag.name, tag.folded_name = new_name, folded_name
         try:
             session.flush()
-        except IntegrityError:
+        except IntegrityError as error:
+            if "folded_name" not in first_line(error):
+                raise
             raise TagTaken from None  # another request has just created the tag
         replace_name(session, tag, old_name, [new_name])
     response = show_tag(session, tag)

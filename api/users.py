@@ -93,19 +93,18 @@ CREDENTIALS = {"username", "email", "password"}
 
 
 async def check_current_password(
-    user_id: int, user_update: UserUpdate, request: Request, current_user: User | None
+    user_id: int, changed: set[str], user_update: UserUpdate, request: Request, by_user: User | None
 ) -> str | None:
-    """Return the hash of the current password if the change needs the password.
+    """Return the hash of the current password if the change of these fields needs the password.
 
     Raise 403 if it is wrong or the change is not allowed, and 429 and 503 as `is_password` does.
     """
-    sent = user_update.model_fields_set
-    is_own = current_user is not None and current_user.id == user_id
-    if not is_own or sent & {"is_active", "is_admin"}:
-        await require_admin(current_user)
+    is_own = by_user is not None and by_user.id == user_id
+    if not is_own or changed & {"is_active", "is_admin"}:
+        await require_admin(by_user)
     # Without sign-in, anyone could take over an account before it is turned on.
-    protected = {"password"} if current_user is None else CREDENTIALS if is_own else set()
-    if not sent & protected:
+    protected = {"password"} if by_user is None else CREDENTIALS if is_own else set()
+    if not changed & protected:
         return None
     user = await read_apart(reading_engine, lambda session: find_user(session, user_id))
     current = user_update.current_password
@@ -123,8 +122,14 @@ async def changes_of_user(
     current_user: CurrentUserDep,
 ) -> tuple[dict[str, Any], str | None]:
     """Return what to change, with a new password hashed; and the hash of the current one."""
-    checked_hash = await check_current_password(user_id, user_update, request, current_user)
-    changes = user_update.model_dump(exclude={"password", "current_password"})
+    changed = user_update.model_fields_set
+    if current_user and current_user.id == user_id:  # who may send back what they received
+        known = current_user.model_dump()
+        changed = {name for name in changed if getattr(user_update, name) != known.get(name)}
+    checked_hash = await check_current_password(
+        user_id, changed, user_update, request, current_user
+    )
+    changes = user_update.model_dump(include=changed - {"password", "current_password"})
     if user_update.password is not MISSING:
         password = user_update.password.get_secret_value()
         changes["password_hash"] = await hash_password(request, password)

@@ -47,9 +47,10 @@ IfNoneMatch = Annotated[
     Etags | None, Header(description="Do it only if the `ETag` of the task is not in this"), BadEtag
 ]
 
-# A list of versions, or `*` for any (RFC 9110, 13.1). A proxy that compresses puts `W/` in front.
-ETAG_PATTERN = r'(?:W/)?("[^"]*")'
-ETAGS_PATTERN = re.compile(rf"\s*(?:\*|{ETAG_PATTERN}(?:\s*,\s*{ETAG_PATTERN})*)\s*")
+# A list of versions, or `*` for any (RFC 9110, 13.1 and 5.6.1). Proxies that compress make `W/"3"`
+# or `"3-gzip"` of `"3"`.
+VERSION = r'(?:W/)?"([^"]*?)(?:-(?:gzip|br|zstd))?"'
+VERSIONS = re.compile(rf"[\s,]*(?:\*|{VERSION}(?:\s*,[\s,]*{VERSION})*)[\s,]*")
 
 
 def etag(task: Task | Row[Any]) -> dict[str, str]:
@@ -60,13 +61,13 @@ def etag(task: Task | Row[Any]) -> dict[str, str]:
 def has_version(headers: list[str], task: Task | Row[Any]) -> bool:
     """Return whether the version of a task is in a list; raise 400 for what is no such list.
 
-    The list may have come in several headers, each with some of it (RFC 9110, 5.3). A version
-    behind `W/` counts too, since ours are strong: what has an equal version is the same task.
+    The list may have come in several headers, each with some of it (RFC 9110, 5.3). What proxies
+    made of a version counts too, since ours are strong: with an equal one, the task is the same.
     """
     sent = ",".join(headers)
-    if not ETAGS_PATTERN.fullmatch(sent):
+    if not VERSIONS.fullmatch(sent):
         raise BadEtag
-    return sent.strip() == "*" or etag(task)["ETag"] in re.findall(ETAG_PATTERN, sent)
+    return sent.strip(" \t,") == "*" or str(task.version) in re.findall(VERSION, sent)
 
 
 def require_version(
@@ -90,7 +91,11 @@ def require_version(
 def require_versions(tasks: Sequence[Task], versions: Iterable[int | MISSING]) -> None:
     """Raise 412 with the place of each task whose version was sent, and is another."""
     problems = [
-        problem("other_version", ("body", position, "version"), f"The task has {task.version}")
+        problem(
+            "other_version",
+            ("body", position, "version"),
+            f"Input should be {task.version}, the version of the task",
+        )
         for position, (task, version) in enumerate(zip(tasks, versions, strict=True))
         if version not in (MISSING, task.version)
     ]

@@ -35,12 +35,12 @@ def find_or_create_tags(session: Session, sent: Iterable[Task | TaskUpdate]) -> 
     """
     names = [name for each in sent if each.tags is not MISSING for name in each.tags]
     # Of names that differ in case, the first is kept.
-    by_key = {fold(name): name for name in reversed(names)}
-    return find_or_create(session, by_key) if by_key else {}
+    by_folded = {fold(name): name for name in reversed(names)}
+    return find_or_create(session, by_folded) if by_folded else {}
 
 
 def find_or_create(session: Session, names: dict[str, str]) -> Tags:
-    """Return the tags with these keys; create those that are missing with the names."""
+    """Return the tags with these folded names; create those that are missing with the names."""
     for _ in range(10):  # three were not enough where 16 clients created, renamed and deleted five
         found = lock(session, Tag, col(Tag.folded_name).in_(names), **AGAINST_DELETION)
         tags = {tag.folded_name: tag for tag in found}
@@ -57,20 +57,20 @@ def find_or_create(session: Session, names: dict[str, str]) -> Tags:
 def insert_tags(session: Session, names: dict[str, str], missing: set[str]) -> Tags:
     """Insert the missing tags by one statement, and return them; raise 422 if they are too many."""
     if len(missing) > MAX_NEW_TAGS:
-        message = f"A request creates at most {MAX_NEW_TAGS} tags, but {len(missing)} do not exist"
+        message = f"Input should have {MAX_NEW_TAGS} or fewer tags that do not exist yet"
         raise_problems([problem("too_many_new_tags", ("body",), message)])
-    # In the order of their keys, so that no two requests wait for each other.
-    values = [{"name": names[key], "folded_name": key} for key in sorted(missing)]
+    # In their order, so that no two requests wait for each other.
+    values = [{"name": names[folded], "folded_name": folded} for folded in sorted(missing)]
     # The session does not know these objects, which do not change any more.
     return {
-        key: Tag(id=tag_id, name=names[key], folded_name=key)
-        for tag_id, key in session.connection().execute(INSERT_TAGS, values)
+        folded: Tag(id=tag_id, name=names[folded], folded_name=folded)
+        for tag_id, folded in session.connection().execute(INSERT_TAGS, values)
     }
 
 
 def sorted_names(tags: Tags, names: Iterable[str]) -> list[str]:
     """Return the names of these tags as they were first written, each once and in order."""
-    return [tags[key].name for key in sorted({fold(name) for name in names})]
+    return [tags[folded].name for folded in sorted({fold(name) for name in names})]
 
 
 def insert_links(session: Session, tasks: Iterable[Task], tags: Tags) -> None:

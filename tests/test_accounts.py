@@ -108,6 +108,18 @@ def test_a_member_changes_the_own_full_name(bob: httpx2.Client) -> None:
     assert change(bob, me(bob), full_name="Bob").json()["full_name"] == "Bob"
 
 
+def test_the_own_user_may_be_sent_back_as_it_was_received(
+    ada: httpx2.Client, bob: httpx2.Client
+) -> None:
+    for client in (ada, bob):  # an administrator and a member
+        before = me(client)
+
+        assert change(client, before, **before).json() == before
+        changed = change(client, before, **before | {"full_name": "New"}).json()
+        assert changed == before | {"full_name": "New", "updated_at": changed["updated_at"]}
+        assert me(client) == changed
+
+
 TAKE_OVER = [{"username": "eva"}, {"email": "eva@example.com"}, {"password": "battery staple"}]
 
 

@@ -89,7 +89,7 @@ def test_a_wrong_value_is_refused_and_changes_nothing(
 
 ONE_LINE = "Input should be one line, not blank, and without control characters"
 NO_COMMA = "Input should be one line, not blank, and without commas and control characters"
-NOT_BLANK = "Input should have 1 or more characters, and not only blanks"
+NOT_BLANK = "Input should have 1 or more characters"
 STRING = "Input should be a string, in quotation marks"
 INTEGER = "Input should be an integer, as in 3"
 NUMBER = "Input should be an integer without quotation marks, as in 3"

@@ -126,7 +126,7 @@ def test_a_request_that_meets_others_twice_is_to_be_sent_again(
         assert (client.get("/tasks").json(), client.get("/tags").json()) == ([], [])
         create(client, title="my secret")
     log = server.log.read_text()
-    assert log.count("Other requests stopped one twice: two transactions met") == 1
+    assert log.count("A request met a conflict: two transactions met") == 1
     for words in ("not available", "Traceback", "my secret"):
         assert words not in log
 

@@ -48,7 +48,7 @@ WRONG_FIELDS = {
     "title": (
         " ",
         "string_too_short",
-        "Input should have 1 or more characters, and not only blanks",
+        "Input should have 1 or more characters",
     ),
     "status": ("done", "enum", "Input should be 'pending', 'in_progress' or 'completed'"),
     "priority": (6, "less_than_equal", "Input should be less than or equal to 5"),

@@ -413,7 +413,7 @@ def test_a_request_creates_at_most_a_thousand_tags(client: httpx2.Client) -> Non
 
     for answer in refused:
         assert answer.status_code == 422
-        message = "A request creates at most 1000 tags, but 1001 do not exist"
+        message = "Input should have 1000 or fewer tags that do not exist yet"
         problem = {"type": "too_many_new_tags", "loc": ["body"], "msg": message}
         assert answer.json() == {"detail": [problem]}
     assert client.get("/tasks").json() == [task]

@@ -32,6 +32,10 @@ def test_a_new_user_is_shown_without_the_password(client: httpx2.Client) -> None
     assert "argon2" not in str(user)
 
 
+def test_a_user_may_be_created_inactive(client: httpx2.Client) -> None:
+    assert create_user(client, "ada", is_active=False)["is_active"] is False
+
+
 def test_the_answer_to_a_new_user_tells_where_it_is(client: httpx2.Client) -> None:
     body = {"username": "ada", "email": "ada@example.com", "password": PASSWORD}
 

@@ -90,6 +90,7 @@ CONFLICT = """
 CODES = ["40P01", "40001"]  # a deadlock, and a serialization failure
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", CODES)
 def test_a_request_that_meets_another_is_tried_again_by_itself(
     new_postgresql_database: NewDatabase, tmp_path: Path, code: str
@@ -109,6 +110,7 @@ def test_a_request_that_meets_another_is_tried_again_by_itself(
     assert "two transactions met" not in server.log.read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", CODES)
 def test_a_request_that_meets_others_twice_is_to_be_sent_again(
     new_postgresql_database: NewDatabase, tmp_path: Path, code: str
@@ -131,6 +133,7 @@ def test_a_request_that_meets_others_twice_is_to_be_sent_again(
         assert words not in log
 
 
+@pytest.mark.slow
 def test_a_request_that_a_deadlock_stops_succeeds_when_the_other_ends(
     new_postgresql_database: NewDatabase, tmp_path: Path
 ) -> None:

@@ -50,6 +50,7 @@ def test_with_sign_in_it_is_reached_by_any_name(ada: httpx2.Client) -> None:
     assert {status(ada, host) for host in LOCAL + ADDRESSES + OTHERS} == {200}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sign_in", [{}, {"SECRET_KEY": SECRET_KEY}])
 def test_allowed_hosts_are_reached_by_local_names_too(
     tmp_path: Path, sign_in: dict[str, Any]

@@ -33,18 +33,27 @@ class BadEtag(ApiError, status=400, detail='Versions are written in quotes, as i
 
 
 # Documented as a string: clients send one header, as in `"1", "2"`. Several count as one.
-Etags = Annotated[list[str], WithJsonSchema({"type": "string"})]
+Etags = Annotated[
+    list[str] | None,
+    WithJsonSchema(
+        {
+            "type": "string",
+            "pattern": r'^(\*|(W/)?"[!#-~]*"(, *(W/)?"[!#-~]*")*)$',
+            "examples": ['"1"'],
+        }
+    ),
+]
 
 
 # A model of both headers would take three times the instructions of two parameters.
 IfMatch = Annotated[
-    Etags | None,
+    Etags,
     Header(description='Do it only if the `ETag` of the task is in this, as in `"3"`'),
     OtherVersion,
     BadEtag,
 ]
 IfNoneMatch = Annotated[
-    Etags | None, Header(description="Do it only if the `ETag` of the task is not in this"), BadEtag
+    Etags, Header(description="Do it only if the `ETag` of the task is not in this"), BadEtag
 ]
 
 # A list of versions, or `*` for any (RFC 9110, 13.1 and 5.6.1). Proxies that compress make `W/"3"`

@@ -38,12 +38,16 @@ def before_call(
             value: Any = item.get(field) if isinstance(item, dict) else None
             is_number = isinstance(value, int | float) and not isinstance(value, bool)
             if is_number and 1 <= value <= MAX_INTEGER and value % 1 == 0:
-                item[field] = None
+                item[field] = value = None
+            if field == "owner_id" and value is None and case.method in ("PATCH", "PUT"):
+                item.pop(field, None) if isinstance(item, dict) else None
     for header, value in case.headers.items():
         if header.lower() == "idempotency-key" and 1 <= len(value) <= 200:
             case.headers[header] = str(uuid4())
         elif header.lower() == "if-match" and len(value) % 2:
             case.headers[header] = "*"  # else none would match
+        elif header.lower() in ("if-match", "if-none-match") and value in ("0", ""):
+            case.headers[header] = '"0"'  # which is made as if it matched the pattern
     if str(case.path_parameters.get("user_id")) == os.environ.get("OWN_USER_ID"):
         case.path_parameters["user_id"] = 0
     if case.method == "PATCH" and isinstance(body, list):

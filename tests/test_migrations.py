@@ -1,7 +1,10 @@
 """What an operator may rely on in the schema and its versions."""
 
+import json
+import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,12 +13,21 @@ from unicodedata import normalize
 
 import httpx2
 import pytest
-from calls import PASSWORD_HASH, SECRET_KEY, Task, assert_tags_agree_with_links, create, sign_in
+from calls import (
+    PASSWORD_HASH,
+    SECRET_KEY,
+    Task,
+    assert_tags_agree_with_links,
+    create,
+    create_user,
+    sign_in,
+)
 from servers import ROOT, ApiServer, alembic, connect, environment
 from sqlalchemy import Engine, inspect, text
 from sqlmodel import SQLModel
 
 import models  # noqa: F401  # defines the tables
+from api.folding import fold
 
 NewDatabase = Callable[[], str]
 
@@ -46,6 +58,8 @@ def schema(database_url: str) -> dict[str, object]:
         with engine.connect() as connection:
             tables = "SELECT name FROM sqlite_master WHERE sql LIKE '%AUTOINCREMENT%'"
             described["autoincrement"] = sorted(connection.exec_driver_sql(tables).scalars())
+    else:
+        described["sequences"] = select(engine, "sequencename, data_type", "pg_sequences")
     return described
 
 
@@ -323,9 +337,48 @@ TAGS = [
     "\uff41",
     "🐛",
 ]
+# The same in the order of their folded names, since version 0008. Two have become one.
+FOLDED_TAGS = [
+    "\uff41",
+    "A b",
+    "a-c",
+    "A_d",
+    "aa",
+    "B",
+    "E\u0301cole",
+    "Straße",
+    "Über",
+    "z",
+    "🐛",
+]
+LIGATURE = "\ufdfa"  # 18 characters when it is folded
+# Tasks of version 0006 by their titles, each with its tags before and after version 0008. Only
+# `é`, `zoo` and `Über` have another order; only `fix` and `ﬁx` are in the trash alone.
+OLD_TASKS = {
+    "Write the report": (TAGS, FOLDED_TAGS),
+    "with two": (["aa", "z"], ["aa", "z"]),
+    "without": ([], []),
+    "É": (["zoo", "é", "Über"], ["é", "Über", "zoo"]),
+    "e\u0301cole": (["STRASSE"], ["Straße"]),
+    "Straße": (["Straße"], ["Straße"]),
+    "ΟΔΟΣΑΣ": (["aa", "STRASSE", "Straße", "\u017ftraße"], ["aa", "Straße"]),
+    LIGATURE * 200: (["🐛"], ["🐛"]),
+    LIGATURE * 199 + "!": (["B", "z"], ["B", "z"]),
+    "in the trash": (["Über", "🐛"], ["Über", "🐛"]),
+    "in the trash, merged": (["fix", "\ufb01x"], ["fix"]),
+    "in the trash, renamed": (["\ufb01x"], ["fix"]),
+}
+UNUSED = ["unused", "\uff55\uff4eused"]
+MERGED = {"STRASSE": "Straße", "\u017ftraße": "Straße", "\ufb01x": "fix", UNUSED[1]: UNUSED[0]}
+OLD_DESCRIPTIONS = {"É": None, "Straße": "ΤΗΣ ΟΔΟΥ", "with two": "cafe\u0301", "in the trash": "É"}
 # What version 1.2.0 was sent with a key, and what it noted of it.
 OLD_REQUEST = {"title": "Write the report", "tags": ["report"], "due_at": "2027-01-29T17:00:00Z"}
 OLD_HASH = "718ddc3490c469c168751a0f3e65003375dc86d452c0a8e7c5d00aef27b8101e"
+
+
+def old_key(name: str) -> str:
+    """Return what the names of one tag shared before version 0008."""
+    return normalize("NFC", name.lower())
 
 
 @pytest.fixture
@@ -334,21 +387,17 @@ def with_old_tags(empty_database: str) -> str:
     alembic(empty_database, "upgrade", "0006")
     engine = connect(empty_database)
     insert(engine, '"user"', old_user("ada", is_admin=False))
-    names = [*reversed(TAGS), "unused"]
-    keys = [normalize("NFC", name.lower()) for name in names]
-    insert(
-        engine, "tag", *({"name": name, "key": key} for name, key in zip(names, keys, strict=True))
-    )
-    insert(
-        engine,
-        "task",
-        old_task("Write the report", owner_id=1, deleted_at=None),
-        old_task("with two", owner_id=None, deleted_at=None),
-        old_task("without", owner_id=None, deleted_at=None),
-        old_task("in the trash", owner_id=None, deleted_at=TIMESTAMP),
-    )
-    links = [(1, name) for name in TAGS[::-1]] + [(2, "z"), (2, "aa"), (4, "🐛"), (4, "Über")]
-    insert(engine, "task_tag", *({"task_id": task_id, "tag_name": name} for task_id, name in links))
+    names = [*reversed(TAGS), "é", "zoo", "\u017ftraße", "fix", "\ufb01x", *UNUSED]
+    insert(engine, "tag", *({"name": name, "key": old_key(name)} for name in names))
+    for task_id, (title, (tags, _)) in enumerate(OLD_TASKS.items(), 1):
+        fields = {
+            "owner_id": 1 if task_id == 1 else None,
+            "deleted_at": TIMESTAMP if "trash" in title else None,
+            "description": OLD_DESCRIPTIONS.get(title, "old"),
+        }
+        insert(engine, "task", old_task(title, **fields))
+        for name in reversed(tags):
+            insert(engine, "task_tag", {"task_id": task_id, "tag_name": name})
     transfer = {"task_id": 1, "from_user_id": None, "to_user_id": 1, "created_at": TIMESTAMP}
     insert(engine, "transfer", transfer)
     key = {"user_id": 0, "key": "a key", "request_hash": OLD_HASH, "task_ids": "[1]"}
@@ -356,43 +405,222 @@ def with_old_tags(empty_database: str) -> str:
     return empty_database
 
 
+def contents(engine: Engine) -> dict[str, list[tuple[Any, ...]]]:
+    tables = inspect(engine).get_table_names()
+    return {table: sorted(select(engine, "*", f'"{table}"'), key=str) for table in tables}
+
+
 @pytest.mark.slow
-def test_tags_stay_when_tasks_get_their_names_and_when_that_is_undone(
-    with_old_tags: str, tmp_path: Path
+def test_tasks_get_the_names_of_their_tags_and_lose_them_when_that_is_undone(
+    with_old_tags: str,
 ) -> None:
     engine = connect(with_old_tags)
     before, schema_before = contents(engine), schema(with_old_tags)
 
-    with ApiServer(tmp_path, with_old_tags) as server, server.client() as client:
-        tasks = client.get("/tasks").json() + client.get("/tasks?deleted=true").json()
-        assert [task["tags"] for task in tasks] == [TAGS, ["aa", "z"], [], ["Über", "🐛"]]
-        assert {(task["version"], task["updated_at"]) for task in tasks} == {
-            (7, "2026-01-02T12:00:00.123456Z")
-        }
-        tags = client.get("/tags").json()
-        assert [tag["name"] for tag in tags] == [*reversed(TAGS), "unused"]
-        counts = {"aa": 2, "z": 2, "unused": 0}
-        assert [tag["task_count"] for tag in tags] == [counts.get(tag["name"], 1) for tag in tags]
-        for name in ("\u00c9COLE", "e\u0301cole"):
-            assert client.get("/tasks", params={"tag": name}).json() == tasks[:1]
-        headers = {"Idempotency-Key": "a key"}
-        assert client.post("/tasks", json=OLD_REQUEST, headers=headers).json() == tasks[0]
-        assert len(client.get("/tasks/1/transfers").json()) == 1
-    assert_tags_agree_with_links(engine)
+    alembic(with_old_tags, "upgrade", "0007")
+
+    tags = [json.loads(tags) for _, tags in select(engine, "id, CAST(tags AS TEXT)", "task")]
+    assert tags == [old for old, _ in OLD_TASKS.values()]
+    links = select(engine, "task_id, tag.name", "task_tag JOIN tag ON tag.id = task_tag.tag_id")
+    names = enumerate(tags, 1)
+    assert sorted(links) == sorted(
+        (task_id, name) for task_id, of_task in names for name in of_task
+    )
 
     alembic(with_old_tags, "downgrade", "0006")
     assert contents(engine) == before
     assert schema(with_old_tags) == schema_before
 
+
+def read_all(client: httpx2.Client) -> list[Task]:
+    """Return all tasks by their ids, those in the trash too."""
+    tasks: list[Task] = client.get("/tasks").json() + client.get("/tasks?deleted=true").json()
+    return sorted(tasks, key=lambda task: int(task["id"]))
+
+
+@pytest.mark.slow
+def test_old_tags_that_are_equal_when_folded_become_one(with_old_tags: str, tmp_path: Path) -> None:
     with ApiServer(tmp_path, with_old_tags) as server, server.client() as client:
-        assert client.get("/tasks").json() == tasks[:3]
-        assert client.get("/tags").json() == tags
-        assert create(client, tags=["ÜBER", "new"])["tags"] == ["new", "Über"]
+        tasks = read_all(client)
+        assert [task["tags"] for task in tasks] == [new for _, new in OLD_TASKS.values()]
+        for task, (old, new) in zip(tasks, OLD_TASKS.values(), strict=True):
+            assert task["version"] == (7 if new == old else 8)
+            is_old = task["updated_at"] == "2026-01-02T12:00:00.123456Z"
+            assert is_old == (new == old)
+
+        names = [*reversed(TAGS), "é", "zoo", "\u017ftraße", "fix", "\ufb01x", *UNUSED]
+        tags = client.get("/tags").json()
+        assert [tag["name"] for tag in tags] == [name for name in names if name not in MERGED]
+        counts = Counter(name for task in tasks if not task["deleted_at"] for name in task["tags"])
+        assert [tag["task_count"] for tag in tags] == [counts[tag["name"]] for tag in tags]
+        for name in ("STRASSE", "\u017fTRASSE", "straße"):
+            found = client.get("/tasks", params={"tag": name}).json()
+            assert [task["id"] for task in found] == [1, 5, 6, 7]
+        assert len(client.get("/tasks/1/transfers").json()) == 1
+        assert create(client, tags=["FIX", "ÜBER", "new"])["tags"] == ["fix", "new", "Über"]
+    assert_tags_agree_with_links(connect(with_old_tags))
+    log = server.log.read_text()
+    lines = [line for line in log.splitlines() if " is now one with " in line]
+    assert sorted(lines) == sorted(
+        f"INFO:     The tag `{merged}` is now one with `{first}`"
+        for merged, first in MERGED.items()
+    )
 
 
-def contents(engine: Engine) -> dict[str, list[tuple[Any, ...]]]:
-    tables = inspect(engine).get_table_names()
-    return {table: sorted(select(engine, "*", f'"{table}"'), key=str) for table in tables}
+@pytest.mark.slow
+def test_an_old_key_returns_its_task_with_its_tags_in_any_order(
+    with_old_tags: str, tmp_path: Path
+) -> None:
+    with ApiServer(tmp_path, with_old_tags) as server, server.client() as client:
+        before = client.get("/tasks").json()
+        for tags in (["report"], ["REPORT", "b"], ["b", "report"]):
+            headers = {"Idempotency-Key": "a key"}
+            answer = client.post("/tasks", json=OLD_REQUEST | {"tags": tags}, headers=headers)
+            assert answer.json() == before[0]
+        assert client.get("/tasks").json() == before
+
+
+def place_by_title(task: Task) -> tuple[str, int]:
+    """Return what a sort by title compares."""
+    return fold(task["title"])[:600], task["id"]
+
+
+@pytest.mark.slow
+def test_old_texts_are_found_and_sorted_as_new_ones_are(with_old_tags: str, tmp_path: Path) -> None:
+    searches = {
+        "É": {"É", "e\u0301cole", "with two"},
+        "E\u0301COLE": {"e\u0301cole"},
+        "strasse": {"Straße"},
+        "ΟΔΟΣ": {"ΟΔΟΣΑΣ"},
+        "οδοσας": {"ΟΔΟΣΑΣ"},
+        "της οδου": {"Straße"},
+        "CAFÉ": {"with two"},
+        LIGATURE * 20: {LIGATURE * 200, LIGATURE * 199 + "!"},
+        "null": set(),
+    }
+    with ApiServer(tmp_path, with_old_tags) as server, server.client() as client:
+        for q, titles in searches.items():
+            found = client.get("/tasks", params={"q": q}).json()
+            assert {task["title"] for task in found} == titles, q
+        trash = client.get("/tasks", params={"deleted": True, "q": "e\u0301"}).json()
+        assert [task["title"] for task in trash] == ["in the trash"]
+
+        in_order = sorted(client.get("/tasks").json(), key=place_by_title)
+        for sort, expected in (("title", in_order), ("-title", in_order[::-1])):
+            assert client.get("/tasks", params={"sort": sort}).json() == expected
+            url, pages = f"/tasks?sort={sort}&limit=1", []
+            for _ in expected:
+                page = client.get(url)
+                pages += page.json()
+                url = page.links.get("next", {"url": url})["url"]
+            assert pages == expected
+            assert "next" not in page.links
+
+    for title, folded_title, description, folded_description in select(
+        connect(with_old_tags), "title, folded_title, description, folded_description", "task"
+    ):
+        assert folded_title == fold(title)[:600]
+        assert folded_description == (None if description is None else fold(description))
+
+
+@pytest.mark.slow
+def test_folding_can_be_undone_and_done_again(with_old_tags: str, tmp_path: Path) -> None:
+    alembic(with_old_tags, "upgrade", "0007")
+    schema_before = schema(with_old_tags)
+    with ApiServer(tmp_path, with_old_tags) as server, server.client() as client:
+        create(client, title="Ǆ", description="ẞ", tags=["ẞ", "İ"])
+        client.delete("/tasks/2").raise_for_status()
+        before = read_all(client)
+    engine = connect(with_old_tags)
+    contents_before = contents(engine)
+
+    alembic(with_old_tags, "downgrade", "0007")
+    assert schema(with_old_tags) == schema_before
+    keys = dict(select(engine, "name, key", "tag"))
+    assert keys == {name: old_key(name) for name in keys}
+    assert set(MERGED).isdisjoint(keys)
+
+    with ApiServer(tmp_path, with_old_tags) as server, server.client() as client:
+        assert read_all(client) == before
+    assert contents(engine) == contents_before
+    assert_tags_agree_with_links(engine)
+
+
+@pytest.mark.slow
+def test_an_index_of_the_operator_stays_after_an_upgrade(
+    new_postgresql_database: NewDatabase,
+) -> None:
+    database = new_postgresql_database()
+    alembic(database, "upgrade", "0007")
+    engine = connect(database)
+    statement = (
+        'CREATE UNIQUE INDEX "of the operator" ON {}task USING btree'
+        " (lower((title)::text) DESC, id) INCLUDE (version)"
+        " WHERE ((priority > 3) AND ((title)::text !~~ '% :b'::text))"
+    )
+    with engine.begin() as connection:
+        connection.exec_driver_sql(statement.format("").replace("%", "%%"))
+        connection.exec_driver_sql("ALTER TABLE task ADD CONSTRAINT own UNIQUE (created_at, id)")
+
+    alembic(database, "upgrade", "head")
+
+    indexes = dict(select(engine, "indexname, indexdef", "pg_indexes WHERE tablename = 'task'"))
+    assert indexes.pop("of the operator") == statement.format("public.")
+    assert indexes.pop("own")
+    assert "own" in [found["name"] for found in inspect(engine).get_unique_constraints("task")]
+    assert set(indexes) == {
+        "pk_task",
+        *(str(index.name) for index in SQLModel.metadata.tables["task"].indexes),
+    }
+
+
+@pytest.mark.slow
+def test_ids_may_be_greater_than_32_bits(empty_database: str, tmp_path: Path) -> None:
+    last = 2**31
+    with ApiServer(tmp_path, empty_database) as server, server.client() as client:
+        create(client, tags=["first"])
+        create_user(client, "ada")
+        client.post(
+            "/tasks/1/transfer", json={"from_user_id": None, "to_user_id": 1}
+        ).raise_for_status()
+        engine = connect(empty_database)
+        with engine.begin() as connection:
+            if engine.dialect.name == "sqlite":
+                connection.exec_driver_sql("UPDATE sqlite_sequence SET seq = ?", (last,))
+            else:
+                sequences = "SELECT setval(c.oid, %s) FROM pg_class AS c WHERE relkind = 'S'"
+                connection.exec_driver_sql(sequences, (last,))
+
+        user = create_user(client, "bob")
+        task = post(client, "of many", "a key")
+        assert (user["id"], task["id"]) == (last + 1, last + 1)
+        path = f"/tasks/{task['id']}"
+        changed = client.patch(path, json={"tags": ["new", "first"]}).json()
+        transfer = {"from_user_id": None, "to_user_id": user["id"]}
+        given = client.post(f"{path}/transfer", json=transfer).json()
+        assert given == changed | {
+            "owner_id": user["id"],
+            "version": 3,
+            "updated_at": given["updated_at"],
+        }
+        assert client.get(path).json() == given == post(client, "of many", "a key")
+        [transfer] = client.get(f"{path}/transfers").json()
+        assert (transfer["id"] > last, transfer["to_user_id"]) == (True, user["id"])
+        for params in ({"tag": "new"}, {"owner_id": user["id"]}, {"after": last}):
+            assert client.get("/tasks", params=params).json() == [given]
+        [tag] = client.get("/tags", params={"name": "new"}).json()
+        assert (tag["id"], tag["task_count"]) == (last + 1, 1)
+        client.patch(f"/tags/{tag['id']}", json={"name": "renamed"}).raise_for_status()
+        assert client.get(path).json()["tags"] == ["first", "renamed"]
+        client.delete(f"/users/{user['id']}").raise_for_status()
+        client.delete(f"{path}?permanent=true").raise_for_status()
+
+
+def test_the_log_of_a_start_names_each_migration_and_its_seconds(server: ApiServer) -> None:
+    log = server.log.read_text()
+    ran = re.findall(r"^INFO: +Ran the migration (\d+) in \d+\.\d s$", log, re.MULTILINE)
+    files = (ROOT / "migrations/versions").glob("*.py")
+    assert ran == sorted(file.name[:4] for file in files)
 
 
 @pytest.mark.slow

@@ -82,17 +82,17 @@ def upgrade() -> None:
 
 
 def drop_indexes() -> list[str]:
-    """Drop the indexes of tasks, but for the primary key; return the statements that make them."""
+    """Drop the indexes of tasks, but for those of constraints; return what makes them again."""
     indexes = op.get_bind().execute(
         sa.text("""
-            SELECT indexname, indexdef FROM pg_indexes
-            WHERE schemaname = current_schema() AND tablename = 'task' AND indexname <> 'pk_task'
-            ORDER BY indexname""")
+            SELECT CAST(CAST(indexrelid AS regclass) AS text), pg_get_indexdef(indexrelid)
+            FROM pg_index WHERE indrelid = CAST('task' AS regclass)
+            AND indexrelid NOT IN (SELECT conindid FROM pg_constraint) ORDER BY 1""")
     )
     statements = []
     for name, statement in indexes.all():
-        op.execute(f'DROP INDEX "{name}"')
-        statements.append(statement)
+        op.execute(f"DROP INDEX {name}")
+        statements.append(statement.replace(":", r"\:"))  # no parameter begins there
     return statements
 
 

@@ -3,6 +3,7 @@
 import sqlite3
 import sys
 from contextlib import closing
+from logging.config import dictConfig
 from math import inf
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +15,7 @@ from pydantic import SecretStr, ValidationError
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 from sqlmodel import Session, SQLModel, Table, col, func, insert, inspect, select, text
+from uvicorn.config import LOGGING_CONFIG
 
 from api.database_urls import check_database_url
 from api.engines import open_engine
@@ -95,6 +97,7 @@ def list_users() -> None:
 @cli.command()
 def migrate() -> None:
     """Upgrade the schema to the newest version, as the start of the API does."""
+    dictConfig(LOGGING_CONFIG)  # shows the log of the migrations, as at a start
     upgrade_schema(engine)
     typer.echo("The schema is the newest, or newer than this code knows")
 

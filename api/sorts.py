@@ -48,8 +48,6 @@ class TaskSort(StrEnum):
 
 # What `after` holds for each field to sort by, as `3,17` for the priority: the value and the id of
 # the last row of a page, which are text in a URL.
-# As the column has it, whose titles from before version 0008 of the schema are cut.
-FoldedTitle = Annotated[FilterText, AfterValidator(lambda title: fold(title)[:MAX_FOLDED_TITLE])]
 EmptyIsNone = BeforeValidator(lambda value: value or None)  # `,17` is a task without `due_at`
 # Migration 0008 cut the folded titles that are longer, which no new title is.
 FoldedTitle = Annotated[FilterText, AfterValidator(lambda text: fold(text)[:MAX_FOLDED_TITLE])]

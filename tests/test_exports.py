@@ -121,7 +121,7 @@ def test_a_client_of_http_1_0_gets_the_same_without_chunks(
 
 
 # What takes the most bytes: as it is, as JSON in the database, and as JSON that is sent.
-@pytest.mark.parametrize("character", ["🐛", "\u2028", '"'])
+@pytest.mark.parametrize("character", ["🐛", "\u2028"])
 def test_an_export_of_long_tasks_between_short_ones_has_each_once(
     client: httpx2.Client, character: str
 ) -> None:

@@ -616,6 +616,7 @@ def test_ids_may_be_greater_than_32_bits(empty_database: str, tmp_path: Path) ->
         client.delete(f"{path}?permanent=true").raise_for_status()
 
 
+@pytest.mark.slow
 def test_the_log_of_a_start_names_each_migration_and_its_seconds(server: ApiServer) -> None:
     log = server.log.read_text()
     ran = re.findall(r"^INFO: +Ran the migration (\d+) in \d+\.\d s$", log, re.MULTILINE)

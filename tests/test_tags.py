@@ -380,6 +380,7 @@ def test_tasks_keep_the_tags_that_they_get_while_unused_ones_are_deleted(
     assert_tags_agree_with_links(engine)
 
 
+@pytest.mark.slow
 def test_a_tag_that_another_transaction_has_locked_is_not_deleted(
     new_postgresql_database: Callable[..., str], tmp_path: Path
 ) -> None:

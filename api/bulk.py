@@ -31,8 +31,9 @@ router = APIRouter(prefix="/tasks/bulk", tags=["tasks"], route_class=ApiRoute)
 def create_tasks(task_creates: Annotated[list[TaskCreate], MANY], once: OnceDep) -> PublicResponse:
     """Create many tasks, all or none, and return them in the same order.
 
-    If any is wrong, the second item of each `loc` is its position in the list, from 0. With an
-    `Idempotency-Key`, the request may be sent again, as for one task.
+    At most 1,000 of their tags may be new. If any task is wrong, the second item of each `loc` is
+    its position in the list, from 0. With an `Idempotency-Key`, the request may be sent again, as
+    for one task.
     """
     tasks = once.insert_many(task_creates)
     once.session.commit()

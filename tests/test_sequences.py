@@ -99,9 +99,9 @@ def in_order_of_keys(names: Iterable[str]) -> list[str]:
 
 
 def sent(fields: Row) -> Row:
-    """Return what is compared when a key is used again: all but the defaults."""
+    """Return what is compared when a key is used again: all but the defaults; tags are a set."""
     return {
-        name: value
+        name: sorted(tag_keys(value)) if name == "tags" else value
         for name, value in trimmed(fields).items()
         if name == "owner_id" or value != NEW_TASK[name]
     }

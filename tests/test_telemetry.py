@@ -97,6 +97,7 @@ def use_api(server: ApiServer) -> str:
         page = client.get("/tasks", params={"q": "my title", "sort": "title", "limit": 1})
         next_page = page.links["next"]["url"]
         assert "after=my+title" in next_page
+        json = {"Content-Type": "application/json"}
         answers = [
             client.get(next_page),
             client.get("/tasks/1"),
@@ -104,7 +105,7 @@ def use_api(server: ApiServer) -> str:
             client.get("/nowhere", params={"q": "my query"}),
             client.get("/tasks", params={"after": "my input"}),
             client.post("/tasks", json={"title": ["my input"]}),
-            client.post("/tasks", content=b'{"my input"'),
+            client.post("/tasks", content=b'{"my input"', headers=json),
             client.post("/tasks", json=task, headers={"Idempotency-Key": "my key"}),
             client.post("/users", json=user),
             client.post("/token", data=form),

@@ -417,7 +417,7 @@ class Sequences(stateful.RuleBasedStateMachine):
         task = self.tasks.get(task_id)
         if task is None or deleted not in (None, task["deleted_at"] is not None):
             check(answer, 404, NO_TASK)
-        elif etags not in (None, *ETAGS[:3]):
+        elif etags not in (None, *ETAGS[:4]):
             body = {"detail": "The task has another version"}
             check(answer, 412, body, etag=f'"{task["version"]}"')
         else:

@@ -338,7 +338,8 @@ def test_nginx_limits_the_requests_of_an_address_at_once(proxy: Proxy) -> None:
 
 
 def test_the_api_itself_refuses_a_body_over_its_limit(ada: httpx2.Client) -> None:
-    answer = ada.post("/tasks", content=b"x" * (1024 * 1024 + 1))
+    headers = {"Content-Type": "application/json"}
+    answer = ada.post("/tasks", content=b"x" * (1024 * 1024 + 1), headers=headers)
 
     assert answer.status_code == 413
     assert answer.json() == {"detail": "The body is over 1048576 bytes"}

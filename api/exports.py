@@ -29,8 +29,8 @@ from api.sign_in import ApiRoute
 from database import SessionDep, read_apart
 from models import Task, TaskPublic
 
-# A page ends at so many tasks, or at the first with which they have so many characters, of 4 bytes
-# at most, so at about 256 KiB: a client that stops reading keeps a page in memory.
+# The limits of a page, which stays in memory while a client does not read: how many tasks it has,
+# and how many characters. A character has at most 4 bytes, so a page has about 256 KiB.
 PAGE_TASKS = 200
 PAGE_LENGTH = 64 * 1024
 PIECE_SIZE = 32 * 1024  # bytes, which uvicorn copies before it waits for the client

@@ -119,11 +119,6 @@ ShortText = Annotated[
 ]
 
 
-LIGATURES_MESSAGE = (
-    "Input should have 600 or fewer characters with ligatures, such as ﷺ, written out"
-)
-
-
 def require_short_when_folded(title: str) -> str:
     """Refuse a title that grows too much when it is folded, as from `ﷺ` to 18 characters.
 
@@ -131,7 +126,9 @@ def require_short_when_folded(title: str) -> str:
     a title's 200 may become three, as those of Korean do.
     """
     if len(fold(title)) > MAX_FOLDED_TITLE:
-        raise ValueError(LIGATURES_MESSAGE)
+        raise ValueError(
+            "Input should have 600 or fewer characters with ligatures, such as ﷺ, written out"
+        )
     return title
 
 

@@ -33,14 +33,11 @@ def find_or_create_tags(session: Session, sent: Iterable[Task | TaskUpdate]) -> 
     Raise 422 if too many are missing. Until the transaction ends, no other request renames or
     deletes the tags.
     """
-    names = [name for each in sent if each.tags is not MISSING for name in each.tags]
-    # Of names that differ in case, the first is kept.
-    by_folded = {fold(name): name for name in reversed(names)}
-    return find_or_create(session, by_folded) if by_folded else {}
-
-
-def find_or_create(session: Session, names: dict[str, str]) -> Tags:
-    """Return the tags with these folded names; create those that are missing with the names."""
+    sent_names = [name for each in sent if each.tags is not MISSING for name in each.tags]
+    # Of names that are equal when folded, the first is kept.
+    names = {fold(name): name for name in reversed(sent_names)}
+    if not names:
+        return {}
     for _ in range(10):  # three were not enough where 16 clients created, renamed and deleted five
         found = lock(session, Tag, col(Tag.folded_name).in_(names), **AGAINST_DELETION)
         tags = {tag.folded_name: tag for tag in found}

@@ -54,7 +54,7 @@ def replace_header(header: str, value: str) -> str:
 def before_call(
     _context: schemathesis.HookContext, case: schemathesis.Case[Any], _arguments: dict[str, object]
 ) -> None:
-    """Name no user who is not there, use no key twice, and leave the own account as it is."""
+    """Replace what would be refused: unknown users, used keys, and changes of the own account."""
     body: Any = case.body
     for item in body if isinstance(body, list) else [body]:
         name_no_user(case.method, item)
